@@ -1,0 +1,8 @@
+"""`python -m regionr1` is `regionr1`."""
+
+import sys
+
+from regionr1.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""Group-relative advantages: how much better a rollout did than the others of its query."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from regionr1.errors import UserError
+
+_EPSILON = 1e-4  # as TRL's, so that runs compare
+
+
+def group_advantages(
+    rewards: Tensor,
+    scale: Literal["none", "group", "batch"] = "none",
+    baseline: Literal["mean", "leave_one_out"] = "mean",
+) -> Tensor:
+    """Rewards (B, G) -> advantages (B, G).
+
+    Args:
+        rewards: (B, G).
+        scale: Divide by nothing (Dr. GRPO, arXiv 2503.20783), the group's standard deviation
+            (GRPO), or the batch's. Rank rewards vary by orders of magnitude from group to group,
+            and dividing by the group's would turn a 0.001 wider margin into a unit advantage: hence
+            `none` by default.
+        baseline: The group's mean, or the mean of the other G - 1 rollouts (RLOO, arXiv
+            2402.14740), which is unbiased for any G.
+
+    Returns:
+        (B, G); exactly 0 throughout a group whose rewards are all equal.
+
+    Raises:
+        UserError: fewer than 2 rollouts in a group, a reward that is NaN or infinite, or an unknown
+            option.
+    """
+    _check(rewards)
+    if scale not in ("none", "group", "batch") or baseline not in ("mean", "leave_one_out"):
+        raise UserError(
+            "Advantages: use scale 'none', 'group' or 'batch' and baseline 'mean' or "
+            f"'leave_one_out', got {scale!r} and {baseline!r}."
+        )
+    group_size = rewards.shape[1]
+    advantages = rewards - rewards.mean(dim=1, keepdim=True)
+    if baseline == "leave_one_out":
+        advantages = advantages * (group_size / (group_size - 1))
+    if scale == "group":
+        advantages = advantages / (rewards.std(dim=1, keepdim=True) + _EPSILON)
+    elif scale == "batch":
+        advantages = advantages / (rewards.std() + _EPSILON)
+    # The mean of equal floats may miss them by a bit; such a group says nothing, not little.
+    return advantages.masked_fill(_tied(rewards), 0.0)
+
+
+def dead_group_fraction(rewards: Tensor) -> Tensor:
+    """Share of the B groups whose G rewards are all equal, a scalar 0..1: they teach nothing.
+
+    Raises:
+        UserError: as `group_advantages`.
+    """
+    _check(rewards)
+    return _tied(rewards).float().mean()
+
+
+def _tied(rewards: Tensor) -> Tensor:
+    return (rewards == rewards[:, :1]).all(dim=1, keepdim=True)
+
+
+def _check(rewards: Tensor) -> None:
+    if rewards.shape[1] < 2:
+        raise UserError(
+            f"A group of {rewards.shape[1]} compares with nothing: set group_size to 2 or more."
+        )
+    bad = ~rewards.isfinite()
+    if bad.any():
+        query, rollout = bad.nonzero()[0].tolist()
+        value = rewards[query, rollout].item()
+        raise UserError(
+            f"The reward of query {query}, rollout {rollout} is {value}: "
+            "check the scorer's output and the reward weights."
+        )

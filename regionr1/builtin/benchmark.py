@@ -1,0 +1,189 @@
+"""Writes the built-in benchmark to disk in E-VQA's published layout.
+
+Everything after this file treats it like the real data set: the same reader, pools, shards and
+trainer. Living things are written the way E-VQA stores iNaturalist images, all others the way
+it stores Google Landmarks.
+"""
+
+import csv
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from regionr1.builtin import questions, scenes
+from regionr1.builtin.artwork import (
+    KB_ARTISTS,
+    QUERY_ARTISTS,
+    SPLITS,
+    Split,
+    Thing,
+    drawings,
+    things,
+)
+from regionr1.errors import UserError
+
+VERSION = 1  # of what is drawn: raised whenever the same options give other files
+SIZES = ((256, 256), (288, 224), (224, 288))
+LIVING = ("mammal", "bird", "plant", "fruit")
+SITE = "https://regionr1.example/wiki/"
+COLUMNS = (
+    "wikipedia_title", "wikipedia_url", "question_original", "question", "question_type", "answer",
+    "evidence", "evidence_section_id", "evidence_section_title", "dataset_name",
+    "dataset_category_id", "wikipedia_url_used_in_train", "encyclopedic_vqa_split",
+    "dataset_image_ids",
+)  # fmt: skip
+
+
+def write_benchmark(
+    out: Path, train: int = 2400, val: int = 240, test: int = 720, seed: int = 0
+) -> None:
+    """Writes the built-in benchmark: composed scenes, questions and a knowledge base.
+
+    Writing again with the same options keeps what is there.
+
+    Args:
+        out: Folder to write, in E-VQA's published layout.
+        train: Training queries, about training entities.
+        val: Validation queries, about entities of their own.
+        test: Test queries, about entities seen nowhere else.
+        seed: Decides every scene and question.
+
+    Raises:
+        UserError: A count is not positive, or the folder holds something else.
+    """
+    counts: dict[Split, int] = {"train": train, "val": val, "test": test}
+    if min(counts.values()) < 1:
+        raise UserError(f"the benchmark needs at least one query in every split, got {counts}")
+    stamp = {"benchmark": "regionr1 built-in", "version": VERSION, "seed": seed, **counts}
+    if out.exists() and any(out.iterdir()):
+        written = out / "benchmark.json"
+        if written.is_file() and json.loads(written.read_text()) == stamp:
+            print(f"{out} already holds this benchmark")
+            return
+        raise UserError(f"{out} holds something else: choose another folder or remove it first")
+    staging = out.with_name(out.name + ".partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    _write_kb(staging, seed)
+    boxes: list[dict] = []
+    paths: dict[str, dict[str, str]] = {"train": {}, "val": {}}
+    with tqdm(total=sum(counts.values()), desc="drawing scenes", unit="scene") as bar:
+        for number, split in enumerate(SPLITS):
+            rows = []
+            rng = np.random.default_rng((seed, number))
+            for index in range(counts[split]):
+                rows.append(_write_query(staging, split, index, rng, boxes, paths))
+                bar.update()
+            with (staging / f"{split}.csv").open("w", newline="", encoding="utf-8") as file:
+                table = csv.DictWriter(file, COLUMNS)
+                table.writeheader()
+                table.writerows(rows)
+    for name, mapping in paths.items():
+        _write_json(staging / "inaturalist" / f"{name}_id2name.json", mapping)
+    lines = (json.dumps(line) + "\n" for line in boxes)
+    (staging / "reference_boxes.jsonl").write_text("".join(lines), encoding="utf-8")
+    _write_json(staging / "benchmark.json", stamp)
+    if out.exists():
+        out.rmdir()
+    staging.rename(out)
+    print(f"wrote {sum(counts.values())} queries about {len(things())} entities to {out}")
+
+
+def url(thing: Thing) -> str:
+    """The entity's page, which is its id."""
+    return SITE + thing.title.replace(" ", "_")
+
+
+def _write_kb(root: Path, seed: int) -> None:
+    """Every entity's page with a portrait by each knowledge-base artist."""
+    rng = np.random.default_rng((seed, 99))
+    pages, mapping = {}, {}
+    for thing in things():
+        images = []
+        for artist in KB_ARTISTS:
+            if thing.name in drawings(artist):
+                image_url = f"https://regionr1.example/images/{artist}/{thing.name}.png"
+                relative = f"wikipedia_images/{artist}/{thing.name}.png"
+                (root / relative).parent.mkdir(parents=True, exist_ok=True)
+                scenes.portrait(rng, thing.name, artist).save(root / relative)
+                mapping[image_url] = relative
+                images.append(image_url)
+        known = questions.facts(thing)
+        noun = questions.NOUNS[thing.category][0]
+        pages[url(thing)] = {
+            "title": thing.title,
+            "url": url(thing),
+            "section_titles": [thing.title, "Collection"],
+            "section_texts": [
+                f"{thing.title} is a {noun} of the built-in museum.",
+                f"It is shown in the {known['hall']} under catalogue number {known['number']} "
+                f"and entered the collection in {known['year']}.",
+            ],
+            "image_urls": images,
+            "image_reference_descriptions": [f"Drawing of {thing.title}"] * len(images),
+            "image_section_indices": [0] * len(images),
+        }
+    _write_json(root / "encyclopedic_kb_wiki.json", pages)
+    _write_json(root / "url_to_path_mapping.json", mapping)
+
+
+def _write_query(
+    root: Path,
+    split: Split,
+    index: int,
+    rng: np.random.Generator,
+    boxes: list[dict],
+    paths: dict[str, dict[str, str]],
+) -> dict[str, str]:
+    """Draws one query, writes its image and returns its row of the table."""
+    cast = [thing for thing in things() if thing.split == split]
+    target = cast[rng.integers(len(cast))]
+    clutter = [thing for thing in cast if thing.category != target.category]
+    others = [clutter[i] for i in rng.permutation(len(clutter))[:4]]
+    kinds = list(scenes.KIND_SHARES)
+    kind = kinds[rng.choice(len(kinds), p=list(scenes.KIND_SHARES.values()))]
+    size = SIZES[rng.integers(len(SIZES))]
+    scene = scenes.compose(
+        rng, _drawn(rng, target), [_drawn(rng, thing) for thing in others], size, kind
+    )
+    question, answer = questions.ask(rng, target)
+    category = sorted(questions.NOUNS).index(target.category)
+    if target.category in LIVING:
+        dataset, image_id = "inaturalist", str(1_000_000 * SPLITS.index(split) + index)
+        relative = f"{category:05d}_{target.category.replace(' ', '_')}/{image_id}.jpg"
+        paths["train" if split == "train" else "val"][image_id] = relative
+        path = root / "inaturalist" / relative
+    else:
+        dataset, image_id = "landmarks", f"{int(rng.integers(2**63)):016x}"
+        path = root / "google-landmarks" / Path(*image_id[:3]) / f"{image_id}.jpg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scene.image.save(path, quality=92)
+    box: Sequence[int] = scene.placed[0].box_px
+    boxes.append({"dataset_name": dataset, "image_id": image_id, "box_px": list(box)})
+    return dict(
+        zip(
+            COLUMNS,
+            (
+                target.title, url(target), question, question, "templated", answer,
+                answer, "1", "Collection", dataset,
+                str(category), "False" if split == "test" else "True", split,
+                image_id,
+            ),
+            strict=True,
+        )
+    )  # fmt: skip
+
+
+def _drawn(rng: np.random.Generator, thing: Thing) -> tuple[str, str]:
+    """A thing and one of the query artists who drew it."""
+    artists = [artist for artist in QUERY_ARTISTS if thing.name in drawings(artist)]
+    return thing.name, str(artists[rng.integers(len(artists))])
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")

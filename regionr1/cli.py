@@ -1,0 +1,98 @@
+"""The command line: `regionr1 fit|validate|test|predict` and `regionr1 data <command>`.
+
+Nothing heavy is imported before it is known what is asked, so that `regionr1 --help` answers at
+once. Every error that a user can cause ends as one line on stderr and exit code 2.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from regionr1.errors import UserError
+
+VERBS = ("fit", "validate", "test", "predict")
+
+HELP = """\
+usage: regionr1 {fit,validate,test,predict,data} ...
+
+Learn where to look before ranking: a vision-language policy keeps the whole query image or crops
+one region, and a frozen re-ranker orders the candidates with what is left.
+
+commands:
+  fit        train the crop policy with r-GRPO
+  validate   evaluate on the validation split
+  test       evaluate on the test split: table of all methods, in MLflow too
+  predict    write decision, box and new ranking of each test query as JSON Lines
+  data       make, build and check data sets (see `regionr1 data --help`)
+
+examples:
+  regionr1 fit -c conf/base.yaml -c conf/builtin.yaml -c conf/quickstart.yaml --model.group_size 8
+  regionr1 fit --resume RUN_ID --trainer.max_steps 200
+  regionr1 test --resume last
+  regionr1 predict --resume last --predictions.path out.jsonl
+  mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db
+
+Configs stack from left to right and options come after the command; `regionr1 fit --help` lists
+them all. `--resume` goes on with an MLflow run, or with the newest: its config, its last
+checkpoint, and everything is logged into that run.
+
+options:
+  -h, --help   this text
+  --version    version number
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: Arguments without the program's name; None takes them from sys.argv.
+
+    Returns:
+        0, or 2 after bad input.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return dispatch(args)
+    except UserError as error:
+        print(f"regionr1: error: {one_line(error)}", file=sys.stderr)
+        return 2
+
+
+def dispatch(args: list[str]) -> int:
+    """Chooses the command.
+
+    Raises:
+        UserError: If there is no such command, or the command meets bad input.
+    """
+    if not args or args[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
+    if args[0] == "--version":
+        from regionr1 import __version__
+
+        print(__version__)
+        return 0
+    if args[0] in VERBS:
+        from regionr1.lightning_cli import run
+
+        run(args)
+        return 0
+    if args[0] == "data":
+        from regionr1.data_cli import run_data
+
+        run_data(args[1:])
+        return 0
+    if args[0].startswith("-"):
+        raise UserError(f"options come after the command, as in `regionr1 fit {args[0]} ...`")
+    raise UserError(f"there is no command {args[0]!r}; choose from {', '.join((*VERBS, 'data'))}")
+
+
+def one_line(error: UserError) -> str:
+    """The sentence of an error. One that crossed from a data worker carries that worker's traceback
+    around it.
+    """
+    text = str(error)
+    marker = f"{UserError.__module__}.{UserError.__qualname__}: "
+    if marker in text:
+        text = text.rsplit(marker, 1)[1]
+    return " ".join(text.split())

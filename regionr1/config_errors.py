@@ -1,0 +1,118 @@
+"""Parsing errors as one sentence that names the key and the place in the config file."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from regionr1.errors import UserError
+
+
+def config_files(args: list[str]) -> Iterator[Path]:
+    """The files given by -c, --config or their = forms, in order."""
+    for before, arg in zip(["", *args], args, strict=False):
+        if before in ("-c", "--config"):
+            yield Path(arg)
+        elif arg.startswith("--config="):
+            yield Path(arg.split("=", 1)[1])
+
+
+def check_config_files(args: list[str]) -> None:
+    """Refuses a config file that is missing or is no YAML, before anything is built from it.
+
+    Raises:
+        UserError: Naming file and line.
+    """
+    for path in config_files(args):
+        try:
+            text = path.read_text(encoding="utf-8")
+            content = yaml.safe_load(text)
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"cannot read config file {path}: {getattr(error, 'strerror', None) or error}"
+            ) from error
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark
+            where = str(path) if mark is None else f"{path}:{mark.line + 1}"
+            raise UserError(
+                f"{where} is not valid YAML: {error.problem}; correct the file"
+            ) from error
+        if not isinstance(content, dict):
+            raise UserError(
+                f"config file {path} holds no settings; "
+                "it must be YAML with keys such as model: and trainer:"
+            )
+
+
+def explain(message: str, args: list[str]) -> str:
+    """One sentence from a message of jsonargparse, with file and line of the key where it comes
+    from a file.
+
+    Args:
+        message: What the parser said.
+        args: The command line, for its config files.
+    """
+    key = ".".join(
+        re.findall(r"Parser key \"([^\"]+)\"", message)
+    )  # outer key first, then those of nested classes
+    message = re.sub(
+        r"Parser key \"[^\"]+\":?\s*|Problem with given class_path '[^']+':\s*", "", message
+    )
+    if found := re.search(
+        r"[Oo]ption '([^']+)' is not accepted|does not accept (?:nested |option )*'([^']+)'",
+        message,
+    ):
+        inner = found.group(1) or found.group(2)
+        key = f"{key}.{inner}" if key else inner
+        sentence = f"unknown config key {key}"
+    elif found := re.search(r"unrecognized arguments: (.*)", message, re.DOTALL):
+        options = " ".join(found.group(1).split())
+        sentence = f"unknown option {options}; `--help` after the command lists them"
+    elif found := re.search(r"arguments are required: (.*)", message, re.DOTALL):
+        names = ", ".join(
+            re.sub(r"^\w+\.(?=(model|data|trainer)\b)", "", name)
+            for name in found.group(1).split(", ")
+        )
+        sentence = f"missing {names}; set it in a config file (-c) or as an option"
+    else:
+        sentence = " ".join(message.split())
+        sentence = f"{key}: {sentence}" if key else sentence
+    flags = [arg.split("=")[0].replace(".init_args", "") for arg in args]
+    if not key or f"--{key}" in flags:  # a flag wins over every file
+        return sentence
+    places = [locate(path, key) for path in config_files(args)]
+    where = next((place for place in reversed(places) if place), None)  # the last file wins
+    return f"{where}: {sentence}" if where else sentence
+
+
+def locate(path: Path, key: str) -> str | None:
+    """Place, as file:line, of a dotted key in a YAML file, or None when the file does not set it.
+
+    Class arguments may be written with or without `init_args`, so that level is skipped on both
+    sides.
+    """
+    try:
+        node = yaml.compose(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return None
+    line = None
+    for part in (
+        part
+        for part in key.split(".")
+        if part not in ("init_args", "fit", "validate", "test", "predict")
+    ):
+        entries = mapping_entries(node)
+        if part not in entries and "init_args" in entries:
+            entries = mapping_entries(entries["init_args"][1])
+        if part not in entries:
+            return None
+        line, node = entries[part]
+    return None if line is None else f"{path}:{line}"
+
+
+def mapping_entries(node: yaml.Node | None) -> dict[str, tuple[int, yaml.Node]]:
+    """{key: (line, value)} of a YAML mapping, nothing for any other node."""
+    if not isinstance(node, yaml.MappingNode):
+        return {}
+    return {name.value: (name.start_mark.line + 1, value) for name, value in node.value}

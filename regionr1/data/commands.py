@@ -1,0 +1,83 @@
+"""The commands of `regionr1 data`: every public function here is one.
+
+Imports are local, so that asking for help does not load torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from regionr1.errors import UserError
+
+
+def shards(
+    root: Path,
+    out: Path,
+    source: Literal["evqa"] = "evqa",
+    kb: str = "encyclopedic_kb_wiki.json",
+    scorer: str = "builtin",
+    k: int = 20,
+    splits: tuple[str, ...] = ("train", "val", "test"),
+    include_two_hop: bool = False,
+    skip_missing: bool = False,
+    overwrite: bool = False,
+    samples_per_shard: int = 256,
+    batch_size: int = 64,
+    device: str = "auto",
+) -> None:
+    """Build candidate pools and WebDataset shards from published files.
+
+    Args:
+        root: Folder of the published files.
+        out: Folder to write the shards to.
+        source: Layout of the files.
+        kb: Name of the knowledge-base file in ``root``.
+        scorer: The frozen dual encoder whose embeddings are stored.
+        k: Candidates per query.
+        splits: Which splits to build.
+        include_two_hop: Keep two-hop questions, with both pages as gold.
+        skip_missing: Leave out and count queries whose image is missing or unreadable.
+        overwrite: Replace shards that were built from something else.
+        samples_per_shard: Samples of every tar but the last.
+        batch_size: Images per scorer call.
+        device: Where the scorer runs; ``auto`` takes a GPU if there is one.
+    """
+    import torch
+
+    from regionr1.data.evqa import EvqaSource
+    from regionr1.data.premise import premise
+    from regionr1.data.prepare import prepare_shards
+    from regionr1.modules.scorer import load_scorer
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    reader = EvqaSource(root, kb=kb, include_two_hop=include_two_hop)
+    model = load_scorer(scorer).to(device).eval()
+    indices = prepare_shards(
+        reader,
+        model,
+        out,
+        splits=splits,
+        k=k,
+        skip_missing=skip_missing,
+        overwrite=overwrite,
+        samples_per_shard=samples_per_shard,
+        batch_size=batch_size,
+    )
+    print(premise(indices))
+
+
+def verify(out: Path) -> None:
+    """Check every shard in a folder against its index, byte by byte.
+
+    Args:
+        out: The shard folder.
+    """
+    from regionr1.data.premise import premise
+    from regionr1.data.shards import verify_index
+
+    splits = sorted(path.name.removesuffix(".index.json") for path in out.glob("*.index.json"))
+    if not splits:
+        raise UserError(f"{out}: no shard index in this folder; build shards first.")
+    print(premise([verify_index(out, split, checksums=True) for split in splits]))

@@ -1,0 +1,78 @@
+"""Typed records that every reader produces and the shard builder consumes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One image-question pair; a row with five images gives five queries.
+
+    Attributes:
+        key: Unique in the data set, without dots (WebDataset splits names at the first dot).
+        image_path: The query image on disk.
+        question: The question as asked (never the un-rephrased one, which names the entity).
+        gold_ids: Entity ids that count as correct, at least one.
+        cluster: Queries of one cluster share an entity; bootstrap intervals resample clusters.
+        question_type: As published, for example ``templated``.
+        source: Image collection the query image comes from, for example ``landmarks``.
+        split: ``train``, ``val`` or ``test``.
+        reference_box_px: xyxy box of the target in pixels of the upright original image, where
+            the data set knows one. Never used by the reward.
+    """
+
+    key: str
+    image_path: Path
+    question: str
+    gold_ids: tuple[str, ...]
+    cluster: str
+    question_type: str
+    source: str
+    split: str
+    reference_box_px: Box | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """One page of the knowledge base.
+
+    Attributes:
+        id: The page's key, for E-VQA its Wikipedia URL, compared as an exact string.
+        title: Page title.
+        text: Title and first section, what a text-aware scorer reads.
+        image_paths: The page's images that a file mapping resolves, in page order.
+        n_unresolved: Images of the page that have no file.
+    """
+
+    id: str
+    title: str
+    text: str
+    image_paths: tuple[Path, ...]
+    n_unresolved: int = 0
+
+
+@dataclass(slots=True)
+class SkipReport:
+    """What was left out and why; the first case of each reason is kept as an example."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+
+    def add(self, reason: str, example: str, n: int = 1) -> None:
+        """Count ``n`` cases of ``reason``; ``example`` says where the first one is."""
+        self.counts[reason] += n
+        self.first.setdefault(reason, example)
+
+    @property
+    def total(self) -> int:
+        """Number of cases over all reasons."""
+        return self.counts.total()
+
+    def as_dict(self) -> dict[str, int]:
+        """Reasons and their counts, largest first."""
+        return dict(self.counts.most_common())

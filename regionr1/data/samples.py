@@ -1,0 +1,131 @@
+"""One query of a shard: its file layout inside the tar, written and read in one place.
+
+A sample is four files: ``<key>.query.jpg`` (or ``.query.png``), ``<key>.json``,
+``<key>.candidates.npy`` (K, D) float32 and ``<key>.full.npy`` (D,) float32.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from regionr1.data.images import open_image
+from regionr1.data.records import Box
+from regionr1.errors import UserError
+
+
+@dataclass(slots=True)
+class ShardSample:
+    """A query with its candidate pool.
+
+    Attributes:
+        key: Unique in the split.
+        image: Upright RGB query image, in original pixels.
+        question: The question.
+        gold_ids: Correct entity ids.
+        cluster: Entity cluster for bootstrap intervals.
+        question_type: As published.
+        source: Image collection.
+        candidate_ids: Entity of each of the K candidates, best first by the full image.
+        candidate_images: KB image of each candidate, relative to the data folder.
+        labels: (K,) bool: candidate belongs to a gold entity.
+        candidates: (K, D) float32, unit norm.
+        full: (D,) float32, unit norm, the embedding of the full query image.
+        reference_box_px: xyxy in pixels of ``image``, or None.
+    """
+
+    key: str
+    image: Image.Image
+    question: str
+    gold_ids: list[str]
+    cluster: str
+    question_type: str
+    source: str
+    candidate_ids: list[str]
+    candidate_images: list[str]
+    labels: list[bool]
+    candidates: np.ndarray
+    full: np.ndarray
+    reference_box_px: Box | None
+
+
+def encode_sample(sample: ShardSample, image_extension: str, image_bytes: bytes) -> dict[str, Any]:
+    """Turn a sample into the files of one tar member group (bytes by extension)."""
+    width, height = sample.image.size
+    record = {
+        "question": sample.question,
+        "gold_ids": sample.gold_ids,
+        "cluster": sample.cluster,
+        "candidate_ids": sample.candidate_ids,
+        "candidate_images": sample.candidate_images,
+        "labels": [int(label) for label in sample.labels],
+        "question_type": sample.question_type,
+        "source": sample.source,
+        "reference_box_px": sample.reference_box_px,
+        "width": width,
+        "height": height,
+    }
+    return {
+        "__key__": sample.key,
+        image_extension: image_bytes,
+        "json": json.dumps(record, ensure_ascii=False).encode(),
+        "candidates.npy": _npy_bytes(sample.candidates),
+        "full.npy": _npy_bytes(sample.full),
+    }
+
+
+def decode_sample(raw: dict[str, Any], where: str) -> ShardSample:
+    """Rebuild a sample from the bytes of its files.
+
+    Args:
+        raw: Bytes by extension and ``__key__``, as WebDataset groups them.
+        where: The shard, for the error message.
+
+    Raises:
+        UserError: A file of the sample is missing or does not decode.
+    """
+    where = f"{where}, sample {raw['__key__']}"
+    try:
+        image_bytes = raw["query.jpg"] if "query.jpg" in raw else raw["query.png"]
+        record = json.loads(raw["json"])
+        candidates = np.load(io.BytesIO(raw["candidates.npy"]), allow_pickle=False)
+        full = np.load(io.BytesIO(raw["full.npy"]), allow_pickle=False)
+        box = record["reference_box_px"]
+        sample = ShardSample(
+            key=raw["__key__"],
+            image=open_image(image_bytes, where),
+            question=record["question"],
+            gold_ids=record["gold_ids"],
+            cluster=record["cluster"],
+            question_type=record["question_type"],
+            source=record["source"],
+            candidate_ids=record["candidate_ids"],
+            candidate_images=record["candidate_images"],
+            labels=[bool(label) for label in record["labels"]],
+            candidates=candidates,
+            full=full,
+            reference_box_px=None if box is None else (box[0], box[1], box[2], box[3]),
+        )
+    except KeyError as error:
+        raise UserError(
+            f"{where}: part {error.args[0]!r} is missing; rebuild the shards."
+        ) from None
+    except (ValueError, TypeError, EOFError, IndexError) as error:
+        raise UserError(f"{where}: cannot be decoded ({error}); rebuild the shards.") from error
+    n = len(sample.candidate_ids)
+    if candidates.shape != (n, full.shape[-1]) or len(sample.labels) != n:
+        raise UserError(f"{where}: its candidate lists differ in length; rebuild the shards.")
+    if sample.image.size != (record["width"], record["height"]):
+        raise UserError(f"{where}: image size differs from its record; rebuild the shards.")
+    return sample
+
+
+def _npy_bytes(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array, dtype=np.float32), allow_pickle=False)
+    return buffer.getvalue()

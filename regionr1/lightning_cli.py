@@ -1,0 +1,166 @@
+"""The four verbs of Lightning, with our classes, MLflow on sqlite and errors of one sentence."""
+
+import logging
+import tempfile
+import warnings
+from argparse import ArgumentError
+from pathlib import Path
+from typing import Any, cast
+
+from jsonargparse import set_parsing_settings
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+from regionr1.config_errors import check_config_files, explain
+from regionr1.errors import UserError
+from regionr1.tracking.artifacts import AdapterArtifact, TestTable
+from regionr1.tracking.checkpoint import LastCheckpoint
+from regionr1.tracking.config_artifact import ConfigArtifact
+from regionr1.tracking.crop_gallery import CropGallery
+from regionr1.tracking.logger import default_tracking_uri
+from regionr1.tracking.prediction_file import PredictionFile
+from regionr1.tracking.resume import find_run
+
+LOGGER = {"class_path": "regionr1.tracking.logger.TrackingLogger", "init_args": {}}
+
+
+class RegionCLI(LightningCLI):
+    """LightningCLI without the three surprises that matter here.
+
+    Configuration comes from files and flags only: Lightning would let the hyper-parameters stored
+    in `--ckpt_path FILE` override them in silence. Parsing errors raise instead of printing pages
+    of usage. `predict` keeps no results in memory, because PredictionFile writes them.
+    """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds `--resume` and the callbacks that can be configured."""
+        parser.add_argument(
+            "--resume",
+            type=str | None,
+            default=None,
+            metavar="RUN_ID",
+            help="Go on with this MLflow run ('last' = the newest): its config, last checkpoint.",
+        )
+        parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(CropGallery, "gallery")
+        parser.add_lightning_class_args(PredictionFile, "predictions")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """As in Lightning, without its warning that sys.argv holds arguments too."""
+        self.config = parser.parse_args(cast(list[str], args))
+
+    def _parse_ckpt_path(self) -> None:
+        """Leaves the configuration as given."""
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Loads checkpoints as data, never as code, unless told otherwise."""
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        return {**kwargs, "weights_only": kwargs.get("weights_only") is not False}
+
+    def predict(self, **kwargs: Any) -> None:
+        """Runs the trainer's predict."""
+        self.trainer.predict(**{**kwargs, "return_predictions": False})
+
+
+def run(
+    args: list[str],
+    model_class: type[LightningModule] | None = None,
+    datamodule_class: type[LightningDataModule] | None = None,
+) -> RegionCLI:
+    """Parses `fit ...`, `validate ...`, `test ...` or `predict ...` and does it.
+
+    Args:
+        args: The verb and its options.
+        model_class: LightningModule; None means RGRPO.
+        datamodule_class: LightningDataModule; None means RerankDataModule.
+
+    Raises:
+        UserError: If the options, a config file, the checkpoint or the data are bad.
+    """
+    quiet_lightning()
+    if model_class is None:
+        from regionr1.modules.rgrpo import RGRPO
+
+        model_class = RGRPO
+    if datamodule_class is None:
+        from regionr1.data.datamodule import RerankDataModule
+
+        datamodule_class = RerankDataModule
+    check_config_files(args)
+    if take_option(args, "--ckpt_path")[0] in ("last", "best"):
+        raise UserError("--ckpt_path takes a file; `--resume last` goes on with the newest run")
+    with tempfile.TemporaryDirectory() as folder:
+        args = with_resume(args, Path(folder))
+        try:
+            return RegionCLI(
+                model_class,
+                datamodule_class,
+                args=args,
+                auto_configure_optimizers=False,
+                seed_everything_default=42,
+                save_config_callback=ConfigArtifact,
+                save_config_kwargs={"save_to_log_dir": False},
+                trainer_defaults={
+                    "logger": LOGGER,
+                    "default_root_dir": "mlruns",
+                    "callbacks": [TestTable(), AdapterArtifact()],
+                },
+                parser_kwargs={"prog": "regionr1", "exit_on_error": False},
+            )
+        except ArgumentError as error:
+            raise UserError(explain(str(error), args)) from error
+        except RuntimeError as error:
+            if "Error(s) in loading state_dict" not in str(error):
+                raise
+            raise UserError(
+                "the checkpoint is of another architecture than this model; load it with the model "
+                "settings it was trained with (its run's config.yaml): "
+                f"{str(error).splitlines()[-1].strip()}"
+            ) from error
+
+
+def with_resume(args: list[str], folder: Path) -> list[str]:
+    """Replaces `--resume RUN_ID` by the config file, checkpoint and run id it stands for; the
+    user's options stay last.
+    """
+    run_id, rest = take_option(args[1:], "--resume")
+    if run_id is None:
+        return args
+    uri, _ = take_option(rest, "--trainer.logger.init_args.tracking_uri")
+    resumable = find_run(run_id, uri or default_tracking_uri())
+    return [args[0], *resumable.arguments(folder / "config.yaml"), *rest]
+
+
+def take_option(args: list[str], name: str) -> tuple[str | None, list[str]]:
+    """The value of `--name VALUE` or `--name=VALUE`, and the other arguments.
+
+    Raises:
+        UserError: If the option comes without a value.
+    """
+    value, rest = None, []
+    remaining = iter(args)
+    for arg in remaining:
+        if arg == name:
+            value = next(remaining, None)
+            if value is None or value.startswith("--"):
+                raise UserError(f"{name} needs a value")
+        elif arg.startswith(f"{name}="):
+            value = arg.split("=", 1)[1]
+        else:
+            rest.append(arg)
+    return value, rest
+
+
+def quiet_lightning() -> None:
+    """Drops advertisements and advice that a user can do nothing about; the number of workers is
+    set on purpose.
+    """
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "Tip:" not in record.getMessage()
+    )
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning with torch 2.13
+    warnings.filterwarnings(
+        "ignore", module="lightning.pytorch.cli"
+    )  # its use of jsonargparse's old names
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)

@@ -1,0 +1,74 @@
+"""Open the base weights of a policy: the shipped one, a folder or a pinned hub model."""
+
+import re
+from pathlib import Path
+
+from safetensors import SafetensorError
+from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
+
+import regionr1.builtin
+from regionr1.errors import UserError
+
+ARCHITECTURE = "qwen2_5_vl"
+
+
+def resolve_source(model: str, revision: str | None) -> str:
+    """The folder or hub id that `model` names.
+
+    Raises:
+        UserError: No such folder, a hub id without a pinned revision, or a folder with one.
+    """
+    if model == "builtin":
+        model = str(Path(next(iter(regionr1.builtin.__path__))) / "policy")
+    if Path(model).is_dir():
+        if revision is not None:
+            raise UserError(f"{model}: a local folder has no revision; drop revision={revision}")
+        return model
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or model.startswith("."):
+        raise UserError(f"{model}: no such policy folder; check the path")
+    if revision is None:
+        raise UserError(f"{model}: a hub model needs a pinned revision; set revision=<commit>")
+    return model
+
+
+def load_base(
+    source: str, revision: str | None, dtype: str, attn_implementation: str
+) -> Qwen2_5_VLForConditionalGeneration:
+    """Load whole safetensors weights; never remote code, never a randomly filled gap.
+
+    Raises:
+        UserError: Unsupported architecture, no or broken safetensors, or missing weights.
+    """
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{source}: cannot read a model config ({error})") from error
+    if config.model_type != ARCHITECTURE:
+        raise UserError(
+            f"{source}: architecture {config.model_type!r} is not supported; use a Qwen2.5-VL "
+            f"policy (model_type {ARCHITECTURE!r})"
+        )
+    try:
+        model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            source,
+            revision=revision,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{source}: cannot load safetensors weights ({error}); other formats are not read"
+        ) from error
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise UserError(f"{source}: cannot build the policy ({error})") from error
+    if info["missing_keys"] or info["mismatched_keys"]:
+        gaps = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
+        raise UserError(
+            f"{source}: {len(gaps)} weights are missing or of another shape (first: {gaps[0]}); "
+            "get the whole checkpoint"
+        )
+    return model

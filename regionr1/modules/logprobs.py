@@ -1,0 +1,153 @@
+"""Log-probabilities of completions: a plain reference and a fast path that equals it.
+
+`dense` repeats the prompt in front of every completion: B * G rows of P + T tokens. `two_pass`
+runs the prompt once per query with its gradient, repeats the keys and values G times and runs only
+the completions: B rows of P and B * G rows of T. Values and gradients agree (tests).
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from regionr1.errors import UserError
+from regionr1.modules.prefix import continue_prefix, decision_logprobs, prefill, token_logits
+from regionr1.modules.prompt import Prompt, mrope_positions
+from regionr1.modules.tokens import AnswerTokens
+
+LogprobPath = Literal["two_pass", "dense"]
+
+
+class PolicyPass(NamedTuple):
+    """What one pass over B queries with G completions each yields.
+
+    Attributes:
+        logp: (B, G, T) log-probability of each token at the policy's temperature; 0 off the mask.
+        entropy: (B, G, T) of each token's distribution in nats, no gradient; 0 off the mask.
+        log_p_full: (B,) exact log pi(FULL) at temperature 1.
+        log_p_region: (B,) exact log pi(REGION) at temperature 1.
+    """
+
+    logp: Tensor
+    entropy: Tensor
+    log_p_full: Tensor
+    log_p_region: Tensor
+
+
+def policy_pass(
+    model: Qwen2_5_VLForConditionalGeneration,
+    prompt: Prompt,
+    tokens: AnswerTokens,
+    completion_ids: Tensor,
+    mask: Tensor,
+    temperature: float = 1.0,
+    path: LogprobPath = "two_pass",
+) -> PolicyPass:
+    """Score completions under the policy; differentiable where gradients are enabled.
+
+    Args:
+        model: The policy.
+        prompt: B prompts.
+        tokens: Banned ids and the two answers.
+        completion_ids: (B, G, T)
+        mask: (B, G, T) bool, True up to and including the end token.
+        temperature: Logits are divided by it, as in sampling.
+        path: `two_pass` (fast) or `dense` (reference; the one for gradient checkpointing).
+
+    Raises:
+        UserError: `two_pass` while gradient checkpointing is active, which drops the cache.
+    """
+    language = model.model.language_model
+    if path == "two_pass" and language.gradient_checkpointing and language.training:
+        raise UserError(
+            "two_pass log-probabilities need the cache that gradient checkpointing drops: set "
+            "logprob_path=dense or gradient_checkpointing=false"
+        )
+    tokens = tokens.to(mask.device)
+    ids, keep = completion_ids.flatten(0, 1), mask.flatten(0, 1)
+    query = torch.arange(len(prompt.mask), device=ids.device)
+    query = query.repeat_interleave(completion_ids.shape[1])
+    run = _two_pass if path == "two_pass" else _dense
+    hidden, log_p_full, log_p_region = run(model, prompt, tokens, ids, keep, query)
+    # select the labelled positions before the head: its (N, V) output is the largest tensor
+    logits = token_logits(model, hidden[keep], tokens.banned) / temperature
+    table = logits.log_softmax(-1)
+    chosen = table.gather(-1, ids[keep].unsqueeze(-1)).squeeze(-1)
+    with torch.no_grad():
+        entropy = torch.special.entr(table.exp()).sum(-1)
+    blank = torch.zeros(ids.shape, dtype=chosen.dtype, device=ids.device)
+    return PolicyPass(
+        blank.masked_scatter(keep, chosen).view_as(completion_ids),
+        blank.masked_scatter(keep, entropy).view_as(completion_ids),
+        log_p_full,
+        log_p_region,
+    )
+
+
+def _two_pass(
+    model: Qwen2_5_VLForConditionalGeneration,
+    prompt: Prompt,
+    tokens: AnswerTokens,
+    ids: Tensor,
+    keep: Tensor,
+    query: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(B * G, T, hidden) predicting each completion token, and the decision."""
+    prefix = prefill(model, prompt)
+    log_p_full, log_p_region = decision_logprobs(model, prefix, tokens)
+    rows = prefix.repeat(len(query) // len(prefix.mask))
+    hidden = rows.hidden[:, None]
+    if ids.shape[1] > 1:
+        seen = torch.cat([rows.mask, keep[:, :-1]], dim=1)
+        rest = continue_prefix(model, rows, ids[:, :-1], seen)
+        hidden = torch.cat([hidden, rest], dim=1)
+    return hidden, log_p_full, log_p_region
+
+
+def _dense(
+    model: Qwen2_5_VLForConditionalGeneration,
+    prompt: Prompt,
+    tokens: AnswerTokens,
+    ids: Tensor,
+    keep: Tensor,
+    query: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_two_pass`, but every row carries its own prompt and nothing is cached."""
+    width = prompt.mask.shape[1]
+    hidden = _dense_hidden(model, prompt, ids, keep, query)[:, width - 1 : -1]
+    # the decision: the shared start of the answers as a completion of its own
+    shared = torch.tensor(tokens.shared, dtype=torch.long, device=ids.device)
+    start = shared.expand(len(prompt.mask), -1)
+    each = torch.arange(len(prompt.mask), device=ids.device)
+    last = _dense_hidden(model, prompt, start, torch.ones_like(start, dtype=torch.bool), each)
+    logp = token_logits(model, last[:, width - 1 :], tokens.banned).log_softmax(-1)
+    before = logp[:, : len(shared)].gather(-1, start.unsqueeze(-1)).sum((1, 2))
+    decisive = logp[:, len(shared)]
+    full, region = tokens.full[len(shared)], tokens.region[len(shared)]
+    return hidden, before + decisive[:, full], before + decisive[:, region]
+
+
+def _dense_hidden(
+    model: Qwen2_5_VLForConditionalGeneration,
+    prompt: Prompt,
+    ids: Tensor,
+    keep: Tensor,
+    query: Tensor,
+) -> Tensor:
+    """(N, P + T, hidden) of whole sequences: prompt `query[n]`, then `ids[n]`."""
+    embeds = torch.cat([prompt.embeddings(model)[query], model.get_input_embeddings()(ids)], dim=1)
+    mask = torch.cat([prompt.mask[query], keep], dim=1)
+    types = prompt.mm_token_type_ids[query]
+    positions = mrope_positions(
+        model,
+        {
+            "input_ids": torch.cat([prompt.input_ids[query], ids], dim=1),
+            "mm_token_type_ids": torch.cat([types, torch.zeros_like(ids)], dim=1),
+            "image_grid_thw": prompt.image_grid_thw[query],
+            "attention_mask": mask.long(),
+        },
+    )
+    return model.model.language_model(
+        inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
+    ).last_hidden_state

@@ -1,0 +1,100 @@
+"""What a run logs: TRL's names where TRL has one, and ours for decisions, boxes and rankings."""
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from regionr1.algorithm.advantages import dead_group_fraction
+from regionr1.algorithm.answers import Decision
+from regionr1.algorithm.boxes import area, clamp_unit
+from regionr1.data.batch import QueryBatch
+from regionr1.modules.evaluation import Views
+from regionr1.modules.rollout import Rollouts
+
+
+def training_metrics(
+    rollouts: Rollouts,
+    parts: dict[str, Tensor],
+    rewards: Tensor,
+    token_entropy: Tensor,
+    max_length: int,
+) -> dict[str, Tensor]:
+    """The metrics of one training step, scalars.
+
+    Args:
+        rollouts: G answers to each of B queries.
+        parts: Named reward parts, (B, G) each.
+        rewards: Their sum (B, G).
+        token_entropy: (B, G, T) entropies in nats.
+        max_length: Most tokens of a completion.
+    """
+    mask = rollouts.mask
+    lengths = mask.sum(-1).float()
+    region = rollouts.decision == Decision.REGION
+    p = rollouts.p_full.double().clamp(1e-12, 1 - 1e-12)
+    metrics = {
+        "reward": rewards.mean(),
+        "reward_std": rewards.std(),
+        "frac_reward_zero_std": dead_group_fraction(rewards),
+        "completions/mean_length": lengths.mean(),
+        "completions/max_length": lengths.max(),
+        "completions/clipped_ratio": (lengths >= max_length).float().mean(),
+        "entropy": (token_entropy.detach() * mask).sum() / mask.sum(),
+        "decision/region_rate": region.float().mean(),
+        "decision/p_full": rollouts.p_full.mean(),
+        "decision/entropy": (-p * p.log() - (1 - p) * (1 - p).log()).mean().float(),
+        "box/invalid_rate": (rollouts.decision == Decision.INVALID).float().mean(),
+    }
+    for name, part in parts.items():
+        metrics[f"rewards/{name}/mean"] = part.mean()
+        metrics[f"rewards/{name}/std"] = part.std()
+    if region.any():
+        metrics["box/area"] = area(clamp_unit(rollouts.boxes_unit[region])).mean()
+        metrics["reward/region"] = rewards[region.to(rewards.device)].mean()
+    full = (rollouts.decision == Decision.FULL).to(rewards.device)
+    if full.any():
+        metrics["reward/full"] = rewards[full].mean()
+    return metrics
+
+
+class ViewMetrics(nn.Module):
+    """Validation metrics of the policy's views, right across batches and ranks.
+
+    Conditional metrics (`cond_*`) are over queries whose pool holds a positive; IoU is over REGION
+    answers to queries with a reference box.
+    """
+
+    NAMES = (
+        "recall_at_1", "cond_recall_at_1", "full_cond_recall_at_1", "mrr", "ndcg", "region_rate",
+        "invalid_rate", "iou",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Nothing to average (no reference boxes, say) is NaN, and MLflow shows it as missing.
+        self.metrics = nn.ModuleDict({name: MeanMetric() for name in self.NAMES})
+
+    def update(self, batch: QueryBatch, full: Views, chosen: Views) -> None:
+        """Adds B queries, ranked by the full image and by the chosen view."""
+        device = batch.labels.device
+        positive = (batch.labels & batch.valid).any(-1)
+        first = torch.tensor([rank == 1 for rank in chosen.ranks], device=device)
+        full_first = torch.tensor([rank == 1 for rank in full.ranks], device=device)
+        overlaps = [iou for iou in chosen.ious if iou is not None]
+        values = {
+            "recall_at_1": first,
+            "cond_recall_at_1": first[positive],
+            "full_cond_recall_at_1": full_first[positive],
+            "mrr": torch.tensor([1 / rank for rank in chosen.ranks]),
+            "ndcg": torch.tensor(chosen.ndcgs),
+            "region_rate": torch.tensor([d == Decision.REGION for d in chosen.decisions]),
+            "invalid_rate": torch.tensor([d == Decision.INVALID for d in chosen.decisions]),
+            "iou": torch.tensor(overlaps),
+        }
+        for name, value in values.items():
+            if value.numel():
+                self.metrics[name].update(value.float().to(device))
+
+    def as_dict(self) -> dict[str, MeanMetric]:
+        """The metric objects by the name they are logged under."""
+        return {f"val/{name}": metric for name, metric in self.metrics.items()}

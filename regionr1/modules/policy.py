@@ -1,0 +1,250 @@
+"""CropPolicy: the vision-language model that decides whether and where to crop."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from PIL import Image
+from torch import Tensor
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from regionr1.algorithm.answers import Decision
+from regionr1.algorithm.boxes import CoordFrame
+from regionr1.errors import UserError
+from regionr1.modules import adapter as lora
+from regionr1.modules.decode import decode, evaluating
+from regionr1.modules.loading import load_base, resolve_source
+from regionr1.modules.logprobs import LogprobPath, PolicyPass, policy_pass
+from regionr1.modules.prefix import decision_logprobs, prefill
+from regionr1.modules.processor import load_processor
+from regionr1.modules.prompt import Prompt, build_prompt, process
+from regionr1.modules.rollout import Rollouts, read_rollouts
+from regionr1.modules.tokens import FREE, answer_tokens
+
+
+class CropPolicy(LightningModule):
+    """A frozen Qwen2.5-VL with LoRA on its language model.
+
+    A query is processed, seen and prefilled once, whatever the group size.
+
+    Args:
+        model: `builtin`, a local folder, or a hub id with `revision`. Safetensors only, and
+            never remote code.
+        revision: Commit of the hub repository; required for a hub id.
+        adapter: Folder that `save_adapter` wrote; its LoRA settings replace the `lora_*` ones.
+        lora_rank: Rank of the adapter.
+        lora_alpha: Its scale is alpha / rank.
+        lora_dropout: Dropout on the adapter's input, in training passes only; never in sampling.
+        lora_targets: Regular expression over module names; must stay off the vision tower.
+        temperature: Of sampling and of log-probabilities.
+        max_new_tokens: Most tokens of a completion.
+        prompt: The user's message; `{question}` is replaced.
+        dtype: Of the frozen weights: float32, bfloat16, float16 or auto.
+        attn_implementation: sdpa, eager or flash_attention_2.
+        logprob_path: `two_pass` (fast), or `dense` (repeats the prompt G times).
+        gradient_checkpointing: Trade compute for memory in the loss pass; needs `dense`.
+
+    Attributes:
+        stage: Context around `processor`, `vision`, `prefill`, `decode`, `logprobs`; to time them.
+    """
+
+    stage: Callable[[str], AbstractContextManager]
+
+    def __init__(
+        self,
+        model: str = "builtin",
+        revision: str | None = None,
+        adapter: str | None = None,
+        lora_rank: int = 8,
+        lora_alpha: float = 32.0,
+        lora_dropout: float = 0.0,
+        lora_targets: str = lora.LANGUAGE_MODEL_LINEARS,
+        temperature: float = 1.0,
+        max_new_tokens: int = 32,
+        prompt: str = "{question}",
+        dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32",
+        attn_implementation: str = "sdpa",
+        logprob_path: LogprobPath = "two_pass",
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise UserError(f"temperature must be above 0, not {temperature}")
+        if "{question}" not in prompt:
+            raise UserError(f"prompt must hold {{question}}: {prompt!r}")
+        if gradient_checkpointing and logprob_path == "two_pass":
+            raise UserError(
+                "gradient_checkpointing drops the cache that two_pass needs: set "
+                "logprob_path=dense or gradient_checkpointing=false"
+            )
+        source = resolve_source(model, revision)
+        base = load_base(source, revision, dtype, attn_implementation)
+        self.processor = load_processor(source, revision)
+        self.tokenizer = self.processor.tokenizer
+        self.tokens = answer_tokens(
+            self.tokenizer, base.config, base.generation_config.eos_token_id
+        )
+        needed = max(len(self.tokens.full), len(self.tokens.region) + 1)
+        if max_new_tokens < needed:
+            raise UserError(
+                f"max_new_tokens={max_new_tokens} cannot hold an answer: set at least {needed}"
+            )
+        if gradient_checkpointing:
+            base.gradient_checkpointing_enable({"use_reentrant": False})
+        self.vlm = (
+            lora.load_lora(base, adapter)
+            if adapter is not None
+            else lora.add_lora(base, lora_rank, lora_alpha, lora_dropout, lora_targets)
+        )
+        self.frame = CoordFrame("absolute_seen")
+        self.prompt = prompt
+        self.temperature = temperature
+        self.max_new_tokens = max_new_tokens
+        self.logprob_path: LogprobPath = logprob_path
+        self.stage = nullcontext
+        # from_pretrained returns eval mode and Lightning never calls train()
+        self.train()
+
+    @property
+    def base(self) -> Qwen2_5_VLForConditionalGeneration:
+        """The transformers model, LoRA layers in place."""
+        return self.vlm.get_base_model()
+
+    def train(self, mode: bool = True) -> "CropPolicy":
+        """As usual, but the frozen vision tower stays in eval mode."""
+        super().train(mode)
+        self.base.model.visual.eval()
+        return self
+
+    def encode(self, images: Sequence[Image.Image], questions: Sequence[str]) -> Prompt:
+        """Process B images and questions and compute their vision features, once per query."""
+        with self.stage("processor"):
+            inputs = process(self.processor, images, questions, self.prompt)
+        with self.stage("vision"):
+            return build_prompt(self.base, inputs, self.processor.image_processor.patch_size)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        images: Sequence[Image.Image],
+        questions: Sequence[str],
+        group_size: int,
+        forced: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Rollouts:
+        """Sample G answers per query, in eval mode whatever the mode is.
+
+        Args:
+            images: B images.
+            questions: B questions.
+            group_size: G.
+            forced: (B, G) `Decision` to dictate, -1 where the model decides. FULL dictates the
+                whole answer, REGION its tokens up to the first number.
+            generator: Randomness, on the policy's device.
+        """
+        return self._roll_out(images, questions, group_size, forced, self.temperature, generator)
+
+    @torch.no_grad()
+    def greedy(
+        self,
+        images: Sequence[Image.Image],
+        questions: Sequence[str],
+        force_region: bool = False,
+        use_adapter: bool = True,
+    ) -> Rollouts:
+        """The most probable answer token by token, G = 1.
+
+        Args:
+            images: B images.
+            questions: B questions.
+            force_region: Dictate REGION, so that every query gets a box.
+            use_adapter: False gives the policy as it was before training.
+        """
+        forced = torch.full((len(images), 1), int(Decision.REGION)) if force_region else None
+        with self.adapter(use_adapter):
+            return self._roll_out(images, questions, 1, forced, None, None)
+
+    def logprobs(self, rollouts: Rollouts, use_adapter: bool = True) -> Tensor:
+        """(B, G, T) log-probabilities of the rollouts; see `score`."""
+        return self.score(rollouts, use_adapter).logp
+
+    def score(self, rollouts: Rollouts, use_adapter: bool = True) -> PolicyPass:
+        """Log-probabilities, entropies and the exact decision; adapter off: reference policy."""
+        with self.adapter(use_adapter), self.stage("logprobs"):
+            return policy_pass(
+                self.base,
+                rollouts.prompt,
+                self.tokens,
+                rollouts.completion_ids,
+                rollouts.mask,
+                self.temperature,
+                self.logprob_path,
+            )
+
+    @torch.no_grad()
+    def p_full(
+        self, images: Sequence[Image.Image], questions: Sequence[str], use_adapter: bool = True
+    ) -> Tensor:
+        """(B,) exact probability of FULL at temperature 1, from the prefill alone."""
+        with evaluating(self), self.adapter(use_adapter):
+            prompt = self.encode(images, questions)
+            with self.stage("prefill"):
+                prefix = prefill(self.base, prompt)
+                return decision_logprobs(self.base, prefix, self.tokens)[0].exp()
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Rollouts:
+        """Greedy answers to a `QueryBatch`."""
+        return self.greedy(batch.images, batch.questions)
+
+    def adapter(self, enabled: bool) -> AbstractContextManager:
+        """A context with the adapter on, or off for the reference policy."""
+        return nullcontext() if enabled else self.vlm.disable_adapter()
+
+    def adapter_state(self) -> dict[str, Tensor]:
+        """The adapter's weights under PEFT's names: all that a checkpoint needs."""
+        return lora.adapter_state(self.vlm)
+
+    def load_adapter_state(self, state: Mapping[str, Tensor]) -> None:
+        """Load what `adapter_state` returned; a UserError if it is another adapter's."""
+        lora.load_adapter_state(self.vlm, state)
+
+    def save_adapter(self, folder: str | Path) -> None:
+        """Write the adapter as plain PEFT reads it: config and safetensors, no base weights."""
+        self.vlm.save_pretrained(str(folder), save_embedding_layers=False)
+
+    def _roll_out(
+        self,
+        images: Sequence[Image.Image],
+        questions: Sequence[str],
+        group_size: int,
+        forced: Tensor | None,
+        temperature: float | None,
+        generator: torch.Generator | None,
+    ) -> Rollouts:
+        if group_size < 1:
+            raise UserError(f"group_size must be at least 1, not {group_size}")
+        shape = (len(images), group_size)
+        if forced is None:
+            forced = torch.full(shape, FREE)
+        if tuple(forced.shape) != shape:
+            raise ValueError(f"forced is {tuple(forced.shape)}, but B and G are {shape}")
+        with evaluating(self):
+            prompt = self.encode(images, questions)
+            plan = self.tokens.plan(forced.to(prompt.mask.device), self.max_new_tokens)
+            with self.stage("prefill"):
+                prefix = prefill(self.base, prompt)
+                log_p_full, log_p_region = decision_logprobs(self.base, prefix, self.tokens)
+            with self.stage("decode"):
+                ids, mask = decode(self.base, prefix, self.tokens, plan, temperature, generator)
+        return read_rollouts(
+            self.tokenizer,
+            self.frame,
+            prompt,
+            ids.unflatten(0, shape),
+            mask.unflatten(0, shape),
+            (plan[:, : ids.shape[1]] != FREE).unflatten(0, shape),
+            (log_p_full.exp(), log_p_region.exp()),
+        )

@@ -1,0 +1,163 @@
+"""One prompt row per query: text and image turned into model inputs, whatever G is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers.processing_utils import ProcessorMixin
+
+from regionr1.errors import UserError
+
+
+@dataclass
+class Prompt:
+    """Left-padded model inputs of B queries, one image each.
+
+    Attributes:
+        input_ids: (B, P) token ids.
+        mask: (B, P) bool, False on padding.
+        image_mask: (B, P) bool, True where a vision feature stands.
+        mm_token_type_ids: (B, P) 0 text, 1 image.
+        position_ids: (3, B, P) M-RoPE positions (time, height, width).
+        next_position: (B,) the position, equal in all three rows, of the first completion token.
+        image_grid_thw: (B, 3) patches of each image.
+        seen_hw: (B, 2) height and width in pixels of the image that the model saw.
+        features: (sum of image tokens, hidden) vision features, constant: the tower is frozen.
+    """
+
+    input_ids: Tensor
+    mask: Tensor
+    image_mask: Tensor
+    mm_token_type_ids: Tensor
+    position_ids: Tensor
+    next_position: Tensor
+    image_grid_thw: Tensor
+    seen_hw: Tensor
+    features: Tensor
+
+    def embeddings(self, model: Qwen2_5_VLForConditionalGeneration) -> Tensor:
+        """(B, P, hidden) token embeddings with the vision features in their places."""
+        embedded = model.get_input_embeddings()(self.input_ids)
+        where = self.image_mask.unsqueeze(-1)
+        return embedded.masked_scatter(where, self.features.to(embedded.dtype))
+
+
+def process(
+    processor: ProcessorMixin, images: Sequence[Image.Image], questions: Sequence[str], prompt: str
+) -> dict[str, Tensor]:
+    """Run the image processor and the tokenizer once per query.
+
+    Args:
+        processor: As `regionr1.modules.processor.load_processor` returns it.
+        images: B images.
+        questions: B questions.
+        prompt: The user's message; `{question}` is replaced.
+
+    Returns:
+        input_ids, attention_mask, mm_token_type_ids (B, P) left-padded, pixel_values,
+        image_grid_thw (B, 3); all on the CPU. Nothing is ever truncated.
+
+    Raises:
+        UserError: Nothing to process, a question holding a vision token, an image that cannot be
+            resized, or a processor that marks no image tokens.
+    """
+    if not images or len(images) != len(questions):
+        raise UserError(f"{len(images)} images and {len(questions)} questions: need as many, >= 1")
+    for index, question in enumerate(questions):
+        if processor.image_token in question or processor.video_token in question:
+            raise UserError(f"question {index} holds a vision token ({question!r}): remove it")
+    texts = [
+        processor.apply_chat_template(
+            [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image"},
+                        # replace, not format: prompts hold JSON braces
+                        {"type": "text", "text": prompt.replace("{question}", question)},
+                    ],
+                }
+            ],
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        for question in questions
+    ]
+    try:
+        inputs = processor(
+            images=list(images),
+            text=texts,
+            padding=True,
+            padding_side="left",
+            return_tensors="pt",
+        )
+    except ValueError as error:
+        sizes = [image.size for image in images]
+        raise UserError(f"cannot process images of sizes {sizes}: {error}") from error
+    return dict(inputs)
+
+
+def mrope_positions(model: Qwen2_5_VLForConditionalGeneration, inputs: dict[str, Tensor]) -> Tensor:
+    """(3, B, P) positions, computed from the inputs and never from the model's cached deltas.
+
+    Raises:
+        UserError: `mm_token_type_ids` is missing. transformers would silently give image tokens
+            one-dimensional text positions, and every log-probability would be wrong.
+    """
+    if inputs.get("mm_token_type_ids") is None:
+        raise UserError(
+            "the processor returned no mm_token_type_ids, without which image positions are "
+            "silently wrong: use regionr1.modules.processor.load_processor"
+        )
+    positions, _ = model.model.get_rope_index(
+        inputs["input_ids"],
+        mm_token_type_ids=inputs["mm_token_type_ids"],
+        image_grid_thw=inputs["image_grid_thw"],
+        attention_mask=inputs["attention_mask"],
+    )
+    return positions
+
+
+@torch.no_grad()
+def vision_features(
+    model: Qwen2_5_VLForConditionalGeneration, pixel_values: Tensor, image_grid_thw: Tensor
+) -> Tensor:
+    """(image tokens, hidden) features of all images in order; one pass of the frozen tower."""
+    output = model.get_image_features(pixel_values, image_grid_thw)
+    per_image = getattr(output, "pooler_output", output)  # transformers < 5 returned it bare
+    return torch.cat(tuple(per_image))
+
+
+def build_prompt(
+    model: Qwen2_5_VLForConditionalGeneration, inputs: dict[str, Tensor], patch_size: int
+) -> Prompt:
+    """Join processed inputs, positions and vision features on the model's device.
+
+    Raises:
+        UserError: No `mm_token_type_ids`, or as many image tokens as features is not the case.
+    """
+    positions = mrope_positions(model, inputs)  # on the CPU: it loops over rows
+    device = model.get_input_embeddings().weight.device
+    grid = inputs["image_grid_thw"].to(device)
+    features = vision_features(model, inputs["pixel_values"].to(device), grid)
+    types = inputs["mm_token_type_ids"]
+    if int((types == 1).sum()) != len(features):
+        raise UserError(
+            f"{int((types == 1).sum())} image tokens for {len(features)} vision features: the "
+            "processor's patch_size and merge_size differ from the model's"
+        )
+    cpu = Prompt(
+        input_ids=inputs["input_ids"],
+        mask=inputs["attention_mask"].bool(),
+        image_mask=types == 1,
+        mm_token_type_ids=types,
+        position_ids=positions,
+        next_position=positions.amax(dim=(0, 2)) + 1,  # padding stands at position 0
+        image_grid_thw=grid,
+        seen_hw=inputs["image_grid_thw"][:, 1:] * patch_size,
+        features=features,
+    )
+    return replace(cpu, **{name: value.to(device) for name, value in vars(cpu).items()})

@@ -1,0 +1,184 @@
+"""Scorers: frozen dual encoders that turn views and candidates into unit vectors.
+
+A candidate's score is the cosine of its embedding with the embedding of the view. Everything downstream
+needs only `Scorer`: two embeddings and a fingerprint.
+"""
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from regionr1.errors import UserError
+
+
+class Scorer(nn.Module):
+    """A frozen dual encoder: f for query views, g for candidates.
+
+    Attributes:
+        dim: Embedding dimension D.
+    """
+
+    dim: int
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A short digest of all that decides an embedding: weights, preprocessing and dtype."""
+
+    @abstractmethod
+    def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """f: embeds N query views as unit vectors, (N, D) float32, without gradient."""
+
+    @abstractmethod
+    def embed_candidates(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
+        """g: embeds N candidates as unit vectors, (N, D) float32, without gradient."""
+
+
+def letterbox(image: Image.Image, side: int) -> Tensor:
+    """An RGB image fitted into a grey square without changing its aspect: (3, side, side) uint8."""
+    factor = side / max(image.size)
+    w, h = (max(1, round(length * factor)) for length in image.size)
+    square = Image.new("RGB", (side, side), (128, 128, 128))
+    # reducing_gap lets Pillow shrink large photos in two steps: several times faster, same look.
+    resized = image.convert("RGB").resize((w, h), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    square.paste(resized, ((side - w) // 2, (side - h) // 2))
+    pixels = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8)
+    return pixels.view(side, side, 3).permute(2, 0, 1)
+
+
+class _InvertedResidual(nn.Module):
+    """A block of MobileNetV2 (Sandler et al. 2018): widen, filter by channel, narrow."""
+
+    def __init__(self, width_in: int, width: int, stride: int, widen: int):
+        super().__init__()
+        inner = width_in * widen
+        layers = [] if widen == 1 else [*_conv(width_in, inner, 1)]
+        layers += [*_conv(inner, inner, 3, stride, groups=inner)]
+        layers += [nn.Conv2d(inner, width, 1, bias=False), nn.BatchNorm2d(width)]
+        self.layers = nn.Sequential(*layers)
+        self.residual = stride == 1 and width_in == width
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x) if self.residual else self.layers(x)
+
+
+def _conv(width_in: int, width: int, kernel: int, stride: int = 1, groups: int = 1) -> list:
+    padding = kernel // 2
+    return [
+        nn.Conv2d(width_in, width, kernel, stride, padding, groups=groups, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU6(),
+    ]
+
+
+class DualEncoder(nn.Module):
+    """The built-in network: MobileNetV2's blocks, shared, and a linear head for either side."""
+
+    SIDE = 96
+    DIM = 128
+    BLOCKS = (  # widen, width, repeats, first stride: table 2 of the MobileNetV2 paper
+        (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = [*_conv(3, 32, 3, 2)]
+        width_in = 32
+        for widen, width, repeats, stride in self.BLOCKS:
+            for i in range(repeats):
+                layers.append(_InvertedResidual(width_in, width, stride if i == 0 else 1, widen))
+                width_in = width
+        self.trunk = nn.Sequential(*layers)
+        self.view_head = nn.Linear(width_in, self.DIM)
+        self.candidate_head = nn.Linear(width_in, self.DIM)
+        # ImageNet's means and deviations, which the trunk's first weights expect.
+        self.register_buffer("mean", torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1))
+
+    def forward(self, pixels: Tensor, head: nn.Linear) -> Tensor:
+        """Embeds (N, 3, SIDE, SIDE) uint8 pixels as (N, DIM) unit vectors."""
+        features = self.trunk((pixels - self.mean) / self.std)
+        return normalize(head(features.mean((2, 3))), dim=-1)
+
+
+class BuiltinScorer(Scorer):
+    """The built-in scorer, trained contrastively on drawings by `scripts/train_scorer`.
+
+    Args:
+        network: The network, frozen here. `load_scorer("builtin")` gives the shipped one.
+    """
+
+    BATCH = 256
+    PREPROCESSING = "letterbox-96-grey128-bicubic-gap3"
+
+    def __init__(self, network: DualEncoder):
+        super().__init__()
+        self.network = network
+        self.dim = network.DIM
+        self.eval().requires_grad_(False)
+        digest = hashlib.sha256(f"regionr1-dual-encoder {self.PREPROCESSING} float32".encode())
+        for name, tensor in sorted(network.state_dict().items()):
+            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        self._fingerprint = digest.hexdigest()[:16]
+
+    @classmethod
+    def from_file(cls, path: Path) -> "BuiltinScorer":
+        """Loads weights that `scripts/train_scorer` wrote.
+
+        Raises:
+            UserError: The file is missing, is no safetensors file or holds another network.
+        """
+        network = DualEncoder()
+        try:
+            network.load_state_dict(load_file(path))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{path} holds no weights of the built-in scorer ({reason}): "
+                "write them with scripts/train_scorer or use scorer 'builtin'"
+            ) from error
+        return cls(network)
+
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
+        return self._embed(images, self.network.view_head)
+
+    def embed_candidates(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
+        """g: images only; the texts name unseen entities and did not help this small network."""
+        if len(images) != len(texts):
+            raise ValueError(f"{len(images)} candidate images but {len(texts)} texts")
+        return self._embed(images, self.network.candidate_head)
+
+    @torch.no_grad()
+    def _embed(self, images: Sequence[Image.Image], head: nn.Linear) -> Tensor:
+        self.network.eval()
+        parts = [torch.empty(0, self.dim, device=head.weight.device)]
+        for start in range(0, len(images), self.BATCH):
+            chunk = images[start : start + self.BATCH]
+            pixels = torch.stack([letterbox(image, self.network.SIDE) for image in chunk])
+            parts.append(self.network(pixels.to(head.weight.device), head))
+        return torch.cat(parts)
+
+
+def load_scorer(name: str) -> Scorer:
+    """A scorer by name: `builtin`, or the path of weights that `scripts/train_scorer` wrote.
+
+    Raises:
+        UserError: There is no such scorer.
+    """
+    if name == "builtin":
+        shipped = files("regionr1.builtin").joinpath("scorer.safetensors")
+        return BuiltinScorer.from_file(Path(str(shipped)))
+    if name.endswith(".safetensors"):
+        return BuiltinScorer.from_file(Path(name))
+    raise UserError(f"unknown scorer '{name}': use 'builtin' or the path of a .safetensors file")

@@ -1,0 +1,62 @@
+"""What a run leaves behind in MLflow: the test table and the adapter."""
+
+import tempfile
+from pathlib import Path
+from typing import cast
+
+import torch.distributed
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from regionr1.report.render import format_table, table_csv, table_json
+from regionr1.report.table import METRICS, Outcome, metrics_table
+from regionr1.tracking.logger import TrackingLogger
+from regionr1.tracking.reported import ReportedModule
+
+
+class TestTable(Callback):
+    """Prints the test table and logs it as Markdown, CSV and JSON, and each number as a metric.
+
+    The module collects `test_outcomes`, a list of Outcome.
+    """
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gathers the outcomes of all ranks."""
+        outcomes: list[Outcome] = list(cast(ReportedModule, pl_module).test_outcomes)
+        if trainer.world_size > 1:
+            parts: list[list[Outcome]] = [[] for _ in range(trainer.world_size)]
+            torch.distributed.all_gather_object(parts, outcomes)
+            outcomes = [outcome for part in parts for outcome in part]
+        if not trainer.is_global_zero or not outcomes:
+            return
+        rows = metrics_table(outcomes)
+        print(f"\n{format_table(rows)}\n[95% interval: 1000 bootstrap resamples of the entities]")
+        logger = trainer.logger
+        if not isinstance(logger, TrackingLogger):
+            return
+        logger.experiment.log_text(
+            logger.run_id, format_table(rows, list(METRICS), list(METRICS)) + "\n", "test_table.md"
+        )
+        logger.experiment.log_text(logger.run_id, table_csv(rows), "test_table.csv")
+        logger.experiment.log_text(logger.run_id, table_json(rows), "test_table.json")
+        values = {
+            f"test/{row.method}/{name}": row.metrics[name].value for row in rows for name in METRICS
+        }
+        logger.log_metrics(
+            {k: v for k, v in values.items() if v is not None}, step=trainer.global_step
+        )
+
+
+class AdapterArtifact(Callback):
+    """Logs the trained adapter as a folder `adapter` that plain PEFT loads.
+
+    The module writes it by save_adapter(folder).
+    """
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Runs once, after the last step."""
+        logger = trainer.logger
+        if not trainer.is_global_zero or not isinstance(logger, TrackingLogger):
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            cast(ReportedModule, pl_module).save_adapter(Path(folder))
+            logger.experiment.log_artifacts(logger.run_id, folder, "adapter")

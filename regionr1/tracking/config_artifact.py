@@ -1,0 +1,34 @@
+"""The resolved configuration as an artifact of its run."""
+
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.trainer.states import TrainerFn
+
+from regionr1.tracking.logger import TrackingLogger
+
+CONFIG_ARTIFACT = "config.yaml"
+
+
+class ConfigArtifact(SaveConfigCallback):
+    """Logs what was parsed: config.yaml for fit, config_test.yaml and so on for the other verbs.
+
+    Lightning's own callback writes into trainer.log_dir, which does not exist under MLflow on
+    sqlite. What ties the file to this one run (run id, checkpoint) is left out, so that it can
+    start another.
+    """
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Runs on rank 0 only."""
+        logger = trainer.logger
+        if not isinstance(logger, TrackingLogger):
+            return
+        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml"))
+        for key in ("config", "resume", "ckpt_path"):
+            config.pop(key, None)
+        settings = config["trainer"]["logger"]
+        if isinstance(settings, dict):
+            settings.get("init_args", {}).pop("run_id", None)
+        verb = TrainerFn(stage).value
+        name = CONFIG_ARTIFACT if verb == "fit" else f"config_{verb}.yaml"
+        logger.experiment.log_text(logger.run_id, yaml.safe_dump(config, sort_keys=False), name)

@@ -1,0 +1,160 @@
+"""MLflow on sqlite beside its artifacts.
+
+Lightning's MLFlowLogger defaults to a file store that MLflow no longer accepts, and puts
+checkpoints and artifacts in different folders. Here everything of a run lies in one:
+mlruns/<experiment>/<run id>/{artifacts,checkpoints}.
+"""
+
+import logging
+import os
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from lightning.pytorch.loggers import MLFlowLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from regionr1.errors import UserError
+
+DEFAULT_TRACKING_URI = "sqlite:///mlruns/mlflow.db"
+SQLITE_PREFIX = "sqlite:///"
+
+
+def default_tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI where it is set, else the sqlite file of this folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_TRACKING_URI
+
+
+def sqlite_file(tracking_uri: str) -> Path | None:
+    """The absolute path of the sqlite file, or None for any other kind of store."""
+    if not tracking_uri.startswith(SQLITE_PREFIX):
+        return None
+    return Path(tracking_uri.removeprefix(SQLITE_PREFIX)).resolve()
+
+
+def prepare_store(tracking_uri: str) -> str:
+    """Creates the database, once, however many processes ask for it at the same time.
+
+    The first connection migrates the schema (seconds), and concurrent first connections break each
+    other.
+
+    Args:
+        tracking_uri: Store; the path of a sqlite file may be relative.
+
+    Returns:
+        The URI to use from here on. MLflow keeps one connection per URI, so a relative path would
+        stay with the folder it was first used in.
+
+    Raises:
+        UserError: If the store is a folder of files, which MLflow gave up, or cannot be opened.
+    """
+    if "://" not in tracking_uri or tracking_uri.startswith("file:"):
+        raise UserError(
+            f"tracking_uri {tracking_uri!r} is a file store, which MLflow gave up; "
+            f"use {DEFAULT_TRACKING_URI}"
+        )
+    path = sqlite_file(tracking_uri)
+    if path is None:
+        return tracking_uri
+    uri, folder = f"{SQLITE_PREFIX}{path}", path.parent
+    for name in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(
+            logging.WARNING
+        )  # dozens of migration lines at the first use
+    import sqlalchemy.exc
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".mlflow.lock"):
+            MlflowClient(uri).search_experiments(max_results=1)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the tracking folder {folder}: {error.strerror}; set another tracking_uri"
+        ) from error
+    except (sqlalchemy.exc.SQLAlchemyError, MlflowException) as error:
+        raise UserError(
+            f"{tracking_uri} is not an MLflow database ({type(error).__name__}); "
+            "set another tracking_uri"
+        ) from error
+    return uri
+
+
+class TrackingLogger(MLFlowLogger):
+    """Logs a run to MLflow.
+
+    Args:
+        experiment_name: Experiment that the run belongs to; also the folder below the store.
+        run_name: Name shown in the MLflow UI; MLflow invents one when it is left out.
+        tracking_uri: Store. Left out, MLFLOW_TRACKING_URI or sqlite:///mlruns/mlflow.db.
+        tags: Tags of the run.
+        run_id: Run to continue. Use `--resume RUN_ID` rather than this.
+        synchronous: Whether each metric is written at once (true) or by a thread (false).
+    """
+
+    def __init__(
+        self,
+        experiment_name: str = "regionr1",
+        run_name: str | None = None,
+        tracking_uri: str | None = None,
+        tags: dict[str, Any] | None = None,
+        run_id: str | None = None,
+        synchronous: bool | None = None,
+    ) -> None:
+        uri = prepare_store(tracking_uri or default_tracking_uri())
+        path = sqlite_file(uri)
+        self.folder = None if path is None else path.parent
+        location = None if self.folder is None else (self.folder / experiment_name).as_uri()
+        super().__init__(
+            experiment_name=experiment_name,
+            run_name=run_name,
+            tracking_uri=uri,
+            tags=tags,
+            run_id=run_id,
+            synchronous=synchronous,
+            artifact_location=location,
+        )
+        self._create_experiment(experiment_name, location)
+
+    @rank_zero_only
+    def _create_experiment(self, name: str, location: str | None) -> None:
+        """Creates the experiment here, where Lightning would warn that it has to."""
+        known = self._mlflow_client.get_experiment_by_name(name)
+        if known is None:
+            self._mlflow_client.create_experiment(name, artifact_location=location)
+        elif known.lifecycle_stage == "deleted":
+            raise UserError(
+                f"MLflow experiment {name!r} was deleted; run `mlflow experiments restore "
+                f"-x {known.experiment_id}` or set another trainer.logger.init_args.experiment_name"
+            )
+
+    @property
+    def save_dir(self) -> str | None:
+        """Folder that Lightning puts checkpoints below."""
+        return None if self.folder is None else str(self.folder)
+
+    @property
+    def name(self) -> str:
+        """Experiment name: a folder a person recognises, where Lightning takes its number."""
+        return self._experiment_name
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
+        """Logs the parameters; on a continued run they must be the ones it was started with.
+
+        Raises:
+            UserError: If the run was started with other values.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            super().log_hyperparams(params)
+        except MlflowException as error:
+            if "Changing param values is not allowed" not in str(error):
+                raise
+            raise UserError(
+                f"run {self.run_id} was started with other model or data parameters than now; "
+                "drop the overrides, or start a new run and give it --ckpt_path"
+            ) from error

@@ -1,0 +1,229 @@
+"""The command line: help, errors of one sentence, runs, resuming."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny_run import TinyData, TinyModule
+
+from regionr1 import lightning_cli
+from regionr1.cli import main, one_line
+from regionr1.config_errors import explain
+from regionr1.errors import UserError
+from regionr1.tracking.checkpoint import CHECKPOINT_TAG
+
+CONFIG = """\
+trainer:
+  accelerator: cpu
+  max_steps: 4
+  max_epochs: -1
+  val_check_interval: 2
+  check_val_every_n_epoch: null
+  num_sanity_val_steps: 0
+  enable_progress_bar: false
+  enable_model_summary: false
+  log_every_n_steps: 1
+checkpoint:
+  every_n_steps: 3
+gallery:
+  every_n_steps: 2
+model:
+  policy:
+    class_path: tiny_run.TinyPolicy
+    init_args:
+      rank: 2
+data:
+  shards: here
+"""
+
+
+@pytest.fixture
+def config(workspace: Path) -> Path:
+    path = workspace / "run.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+def run(*args: object) -> lightning_cli.RegionCLI:
+    return lightning_cli.run([str(arg) for arg in args], TinyModule, TinyData)
+
+
+def only_run(workspace: Path):
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{workspace}/mlruns/mlflow.db")
+    experiment = client.get_experiment_by_name("regionr1")
+    (found,) = client.search_runs([experiment.experiment_id])
+    return client, found
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "regionr1", "--help"]
+    start = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds = time.monotonic() - start
+    assert "regionr1 fit" in done.stdout
+    assert not {"torch", "lightning", "mlflow"} & {
+        line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()
+    }
+    assert seconds < 2
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["fitt"], ["no command 'fitt'", "validate"]),
+        (["--config", "x.yaml", "fit"], ["after the command", "fit --config"]),
+    ],
+)
+def test_a_wrong_command_is_one_line(args, words, capsys) -> None:
+    assert main(args) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("regionr1: error: ") and err.count("\n") == 1
+    assert all(word in err for word in words)
+
+
+def test_the_traceback_of_a_data_worker_is_cut_off() -> None:
+    text = (
+        "Caught UserError in worker 0.\nTraceback ...\nregionr1.errors.UserError: shard 3 is\ncut"
+    )
+    assert one_line(UserError(text)) == "shard 3 is cut"
+
+
+@pytest.mark.parametrize(
+    ("replace", "by", "words"),
+    [
+        ("  max_steps: 4", "  max_stepz: 4", ["run.yaml:3", "unknown", "trainer.max_stepz"]),
+        ("model:", "modle: 3\nmodel:", ["run.yaml:15", "unknown", "modle"]),
+        ("      rank: 2", "      rnk: 2", ["run.yaml:19", "unknown", "model.policy.rnk"]),
+        ("      rank: 2", "      rank: two", ["run.yaml:19", "rank", "int", "two"]),
+        ("  shards: here", "  batch_size: 2", ["missing", "data.shards"]),
+        ("  max_steps: 4", "  max_steps: [4", ["run.yaml:4", "not valid YAML"]),
+        (CONFIG, "just text", ["run.yaml", "holds no settings"]),
+    ],
+)
+def test_a_bad_config_names_key_and_place(config: Path, replace, by, words) -> None:
+    config.write_text(CONFIG.replace(replace, by, 1))
+    with pytest.raises(UserError) as caught:
+        run("fit", "-c", config)
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 400
+    assert all(word in message for word in words), message
+    assert not (config.parent / "mlruns" / "regionr1").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["-c", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
+        (["-c", "run.yaml", "--model.grup_size", "3"], ["unknown option", "--model.grup_size"]),
+        (["-c", "run.yaml", "--model.group_size", "1"], ["group_size", "at least 2", "1"]),
+        (["-c", "run.yaml", "--model.policy.rank", "x"], ["model.policy.rank: Expected", "x"]),
+        (["-c", "run.yaml", "--ckpt_path", "last"], ["--resume last"]),
+        (["--resume", "nothere"], ["no run 'nothere'"]),
+        (["--resume", "last"], ["no run", "has a checkpoint"]),
+        (["--resume"], ["--resume needs a value"]),
+    ],
+)
+def test_bad_options(config: Path, args, words) -> None:
+    with pytest.raises(UserError) as caught:
+        run("fit", *args)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert "run.yaml:" not in str(caught.value)
+
+
+def test_an_error_in_a_data_worker_is_one_sentence(config: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        run("fit", "-c", config, "--data.shards", "broken", "--data.num_workers", 1)
+    assert one_line(caught.value).startswith("shard train-000000.tar is truncated")
+
+
+def test_explain_leaves_other_messages_on_one_line() -> None:
+    assert explain("Something\n  odd", []) == "Something odd"
+
+
+def test_fit_resume_test_predict_are_one_run(config: Path, workspace: Path, capsys) -> None:
+    run("fit", "-c", config, "--model.group_size", 4)
+    client, first = only_run(workspace)
+    run_id = first.info.run_id
+    checkpoint = workspace / "mlruns" / "regionr1" / run_id / "checkpoints" / "last.ckpt"
+    assert first.data.tags[CHECKPOINT_TAG] == str(checkpoint)
+    state = torch.load(checkpoint, weights_only=True)
+    assert state["global_step"] == 4  # the steps after the last multiple of every_n_steps too
+    assert set(state["state_dict"]) == {"policy.adapter.weight", "policy.adapter.bias"}
+    artifacts = workspace / "mlruns" / "regionr1" / run_id / "artifacts"
+    saved = yaml.safe_load((artifacts / "config.yaml").read_text())
+    assert saved["model"]["group_size"] == 4 and saved["seed_everything"] == 42
+    assert (artifacts / "adapter" / "adapter.pt").is_file()
+    assert len(list((artifacts / "images").glob("crops*.png"))) == 2
+    assert first.info.status == "FINISHED"
+
+    cli = run("fit", "--resume", run_id, "--trainer.max_steps", 7)
+    assert cli.trainer.global_step == 7
+    assert cli.model.group_size == 4  # from the run, not the default
+    assert sorted(path.name for path in checkpoint.parent.iterdir()) == ["last.ckpt"]
+    _, resumed = only_run(workspace)
+    assert resumed.info.run_id == run_id
+    steps = [point.step for point in client.get_metric_history(run_id, "loss")]
+    assert steps == list(range(7))
+    losses = [point.value for point in client.get_metric_history(run_id, "loss")]
+    assert losses == sorted(losses, reverse=True)  # went on from where it was
+
+    run("test", "--resume", "last")
+    out = capsys.readouterr().out
+    assert "CondR@1" in out and "policy" in out
+    table = json.loads((artifacts / "test_table.json").read_text())
+    assert [row["method"] for row in table] == ["full", "policy"]
+    metrics = only_run(workspace)[1].data.metrics
+    assert metrics["test/full/recall_at_1"] == 0.0 and metrics["test/policy/recall_at_1"] == 1.0
+    assert (artifacts / "config_test.yaml").is_file()
+    assert (artifacts / "test_table.csv").is_file() and (artifacts / "test_table.md").is_file()
+
+    run("predict", "--resume", "last", "--predictions.path", "out/p.jsonl")
+    lines = (workspace / "out" / "p.jsonl").read_text().splitlines()
+    assert [json.loads(line)["key"] for line in lines] == ["q0", "q1"]
+
+    again = workspace / "again.yaml"
+    again.write_text((artifacts / "config.yaml").read_text())
+    run("fit", "-c", again, "--trainer.max_steps", 1)  # the logged config starts a new run
+    assert len(client.search_runs([resumed.info.experiment_id])) == 2
+
+    with pytest.raises(UserError, match="started with other model or data parameters"):
+        run("fit", "--resume", run_id, "--model.group_size", 6, "--trainer.max_steps", 8)
+
+
+def test_flags_win_over_the_checkpoint(config: Path, workspace: Path) -> None:
+    run("fit", "-c", config, "--model.group_size", 4)
+    _, first = only_run(workspace)
+    cli = run(
+        *("fit", "-c", config, "--ckpt_path", first.data.tags[CHECKPOINT_TAG]),
+        *("--model.group_size", 5, "--trainer.max_steps", 5),
+    )
+    assert cli.model.group_size == 5 and cli.trainer.global_step == 5
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(config: Path, workspace: Path) -> None:
+    run("fit", "-c", config)
+    _, first = only_run(workspace)
+    with pytest.raises(UserError) as caught:
+        run(
+            *("fit", "-c", config, "--ckpt_path", first.data.tags[CHECKPOINT_TAG]),
+            *("--model.policy.init_args.rank", 3),
+        )
+    assert "another architecture" in str(caught.value) and "(2, 3)" in str(caught.value)
+
+
+def test_fast_dev_run_leaves_nothing_behind(config: Path, workspace: Path) -> None:
+    run("fit", "-c", config, "--trainer.fast_dev_run", "true")
+    assert not (workspace / "mlruns" / "regionr1").exists()
+
+
+def test_profiler_by_option(config: Path, capsys) -> None:
+    run("fit", "-c", config, "--trainer.profiler", "regionr1.tracking.profiler.StageProfiler")
+    out = capsys.readouterr().out
+    assert all(stage in out for stage in ("decode", "data", "backward", "optimizer", "4 steps"))

@@ -1,0 +1,30 @@
+"""Every file in conf/ parses against the real command line."""
+
+from pathlib import Path
+
+import pytest
+
+from regionr1 import lightning_cli
+from regionr1.config_errors import check_config_files
+
+CONF = Path(__file__).parents[1] / "conf"
+BASE = [CONF / "base.yaml", CONF / "builtin.yaml"]
+RECIPES = [CONF / "quickstart.yaml", CONF / "paper.yaml"]
+STACKS = [
+    *([*BASE, recipe] for recipe in RECIPES),
+    *([*BASE, RECIPES[0], debug] for debug in sorted((CONF / "debug").glob("*.yaml"))),
+]
+
+
+def test_no_config_is_left_out() -> None:
+    assert {path for stack in STACKS for path in stack} == set(CONF.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("stack", STACKS, ids=lambda stack: stack[-1].stem)
+def test_config_parses(stack: list[Path], capsys) -> None:
+    args = [part for path in stack for part in ("-c", str(path))]
+    check_config_files(args)
+    with pytest.raises(SystemExit) as caught:
+        lightning_cli.run(["fit", *args, "--print_config"])
+    assert caught.value.code in (None, 0)
+    assert "group_size: 8" in capsys.readouterr().out

@@ -1,0 +1,150 @@
+"""Logger, profiler, schedule, data commands."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from regionr1.data_cli import run_data
+from regionr1.errors import UserError
+from regionr1.schedule import WarmupCosine
+from regionr1.tracking.checkpoint import LastCheckpoint, refuse_other_architecture
+from regionr1.tracking.logger import TrackingLogger, default_tracking_uri, prepare_store
+from regionr1.tracking.profiler import StageProfiler
+
+
+def test_everything_of_a_run_is_in_one_folder(workspace: Path) -> None:
+    logger = TrackingLogger(experiment_name="colours")
+    logger.log_metrics({"kl": 0.5}, step=3)
+    logger.experiment.log_text(logger.run_id, "hello", "note.txt")
+    run = workspace / "mlruns" / "colours" / str(logger.run_id)
+    assert (run / "artifacts" / "note.txt").read_text() == "hello"
+    assert (logger.save_dir, logger.name) == (str(workspace / "mlruns"), "colours")
+    again = TrackingLogger(experiment_name="colours")
+    assert again.experiment_id == logger.experiment_id and again.run_id != logger.run_id
+
+
+def test_a_store_follows_the_working_folder(workspace: Path, tmp_path_factory, monkeypatch) -> None:
+    assert prepare_store("sqlite:///mlruns/mlflow.db") == f"sqlite:///{workspace}/mlruns/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker:5000")
+    assert default_tracking_uri() == "http://tracker:5000"
+
+
+@pytest.mark.parametrize(
+    "uri", ["file:./mlruns", "mlruns", "sqlite:///note.txt", "sqlite:////proc/no/x.db"]
+)
+def test_a_bad_store_is_one_sentence(workspace: Path, uri: str) -> None:
+    (workspace / "note.txt").write_text("this is no database, however long one looks at it\n" * 50)
+    with pytest.raises(UserError) as caught:
+        prepare_store(uri)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_deleted_experiment_is_explained(workspace: Path) -> None:
+    logger = TrackingLogger(experiment_name="gone")
+    logger.experiment.delete_experiment(logger.experiment_id)
+    with pytest.raises(UserError, match="mlflow experiments restore"):
+        TrackingLogger(experiment_name="gone")
+
+
+@pytest.mark.slow
+def test_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
+    code = f"from regionr1.tracking.logger import prepare_store; prepare_store('sqlite:///{tmp_path}/db')"
+    processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+
+
+def test_profiler_counts_each_second_once() -> None:
+    profiler = StageProfiler()
+    with profiler.profile("run_training_batch"):
+        with profiler.profile("[LightningModule]RGRPO.optimizer_step"):
+            with profiler.profile("[Strategy]SingleDeviceStrategy.training_step"):
+                with profiler.profile("decode"):
+                    time.sleep(0.02)
+                    with profiler.profile("vision"):
+                        time.sleep(0.01)
+            with profiler.profile("[Strategy]SingleDeviceStrategy.backward"):
+                time.sleep(0.01)
+    with profiler.profile("decode"):  # in a validation: not part of a training step
+        time.sleep(0.05)
+    assert profiler.steps == 1
+    assert profiler.seconds["decode"] == pytest.approx(0.02, abs=0.01)
+    assert profiler.seconds["vision"] == pytest.approx(0.01, abs=0.008)
+    assert profiler.seconds["backward"] == pytest.approx(0.01, abs=0.008)
+    assert profiler.seconds["optimizer"] < 0.01
+    lines = profiler.summary().strip().splitlines()
+    assert lines[1].startswith("decode") and lines[-1].endswith("1 steps")
+
+
+def test_schedule_warms_up_and_comes_down() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    schedule = WarmupCosine(optimizer, warmup_steps=4, total_steps=12)
+    rates = []
+    for _ in range(14):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[:5] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0])
+    assert rates[8] == pytest.approx(1.0) and rates[12:] == pytest.approx([0.0, 0.0])
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    with pytest.raises(ValueError, match="warmup_steps"):
+        WarmupCosine(optimizer, warmup_steps=5, total_steps=5)
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ({"weight": torch.zeros(2, 3), "bias": torch.zeros(2), "extra": torch.zeros(1)}, "extra"),
+        ({"weight": torch.zeros(2, 4), "bias": torch.zeros(2)}, r"\(2, 4\)"),
+        ({"weight": torch.zeros(2, 3)}, "lacks bias"),
+    ],
+)
+def test_another_architecture_is_refused(state, words) -> None:
+    with pytest.raises(UserError, match=words):
+        refuse_other_architecture(torch.nn.Linear(3, 2), {"state_dict": state})
+
+
+def test_checkpoint_interval_must_be_positive() -> None:
+    with pytest.raises(UserError, match="at least 1"):
+        LastCheckpoint(every_n_steps=0)
+
+
+def test_data_commands(capsys) -> None:
+    def shards(out: Path, k: int = 20) -> None:
+        """Makes shards.
+
+        Args:
+            out: Where to.
+            k: How many candidates.
+        """
+        if k < 1:
+            raise UserError("k must be at least 1")
+        print(f"{out} {k}")
+
+    def verify(out: Path) -> None:
+        """Checks shards.
+
+        Args:
+            out: Where.
+        """
+
+    commands = {"shards": shards, "verify": verify}
+    run_data(["shards", "--out", "x", "--k", "5"], commands)
+    assert capsys.readouterr().out == "x 5\n"
+    with pytest.raises(UserError, match="k must be"):
+        run_data(["shards", "--out", "x", "--k", "0"], commands)
+    for args in (
+        ["shardz"],
+        ["shards"],
+        ["shards", "--out", "x", "--kk", "3"],
+        ["shards", "--k", "a"],
+    ):
+        with pytest.raises(UserError) as caught:
+            run_data(args, commands)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(SystemExit):
+        run_data([], commands)
+    assert "Makes shards" in capsys.readouterr().out
