@@ -14,11 +14,17 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from regionr1.config_errors import check_config_files, explain
 from regionr1.errors import UserError
 from regionr1.tracking.artifacts import AdapterArtifact, TestTable
-from regionr1.tracking.checkpoint import LastCheckpoint
+from regionr1.tracking.before_after import BeforeAfter
+from regionr1.tracking.checkpoint import (
+    LastCheckpoint,
+    read_checkpoint,
+    refuse_other_architecture,
+)
 from regionr1.tracking.config_artifact import ConfigArtifact
 from regionr1.tracking.crop_gallery import CropGallery
 from regionr1.tracking.logger import default_tracking_uri
 from regionr1.tracking.prediction_file import PredictionFile
+from regionr1.tracking.reported import ReportedModule
 from regionr1.tracking.resume import find_run
 
 LOGGER = {"class_path": "regionr1.tracking.logger.TrackingLogger", "init_args": {}}
@@ -56,6 +62,17 @@ class RegionCLI(LightningCLI):
         """Loads checkpoints as data, never as code, unless told otherwise."""
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         return {**kwargs, "weights_only": kwargs.get("weights_only") is not False}
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Refuses bad data and checkpoints before MLflow has a run of them."""
+        self.datamodule.trainer = self.trainer
+        self.datamodule.setup(subcommand)
+        cast(ReportedModule, self.model).check_data(self.datamodule, subcommand)
+        path = self._get(self.config, "ckpt_path")
+        if path is not None:
+            trusted = self._get(self.config, "weights_only") is False
+            refuse_other_architecture(self.model, read_checkpoint(Path(path), trusted))
+        super()._run_subcommand(subcommand)
 
     def predict(self, **kwargs: Any) -> None:
         """Runs the trainer's predict."""
@@ -103,20 +120,12 @@ def run(
                 trainer_defaults={
                     "logger": LOGGER,
                     "default_root_dir": "mlruns",
-                    "callbacks": [TestTable(), AdapterArtifact()],
+                    "callbacks": [TestTable(), BeforeAfter(), AdapterArtifact()],
                 },
                 parser_kwargs={"prog": "regionr1", "exit_on_error": False},
             )
         except ArgumentError as error:
             raise UserError(explain(str(error), args)) from error
-        except RuntimeError as error:
-            if "Error(s) in loading state_dict" not in str(error):
-                raise
-            raise UserError(
-                "the checkpoint is of another architecture than this model; load it with the model "
-                "settings it was trained with (its run's config.yaml): "
-                f"{str(error).splitlines()[-1].strip()}"
-            ) from error
 
 
 def with_resume(args: list[str], folder: Path) -> list[str]:

@@ -5,7 +5,7 @@ import math
 import pytest
 from PIL import Image, ImageColor
 
-from regionr1.report.gallery import Candidate, Case, case_picture, crop, crop_grid
+from regionr1.report.gallery import Candidate, Case, before_after, case_picture, crop, crop_grid
 from regionr1.report.tiles import POLICY, TILE, fit_text, font, query_tile
 
 IMAGE = Image.new("RGB", (200, 100), ImageColor.getrgb("steelblue"))
@@ -49,6 +49,13 @@ def test_grid_has_a_cell_for_each_example() -> None:
     ]
     assert crop_grid(examples).height > 2 * TILE
     assert crop_grid(examples[:1]).width < 2 * TILE
+
+
+def test_before_and_after_are_two_rows_of_the_same_queries() -> None:
+    before = [example(decision="FULL", box_px=None, rank_view=4.0), example()]
+    page, row = before_after(before, [example(), example()]), crop_grid(before, 2)
+    assert page.width == row.width and page.height > 2 * row.height
+    assert before_after(before[:1], before[:1]).width < page.width
 
 
 def test_cases() -> None:

@@ -11,7 +11,11 @@ import torch
 from regionr1.data_cli import run_data
 from regionr1.errors import UserError
 from regionr1.schedule import WarmupCosine
-from regionr1.tracking.checkpoint import LastCheckpoint, refuse_other_architecture
+from regionr1.tracking.checkpoint import (
+    LastCheckpoint,
+    read_checkpoint,
+    refuse_other_architecture,
+)
 from regionr1.tracking.logger import TrackingLogger, default_tracking_uri, prepare_store
 from regionr1.tracking.profiler import StageProfiler
 
@@ -105,6 +109,19 @@ def test_schedule_warms_up_and_comes_down() -> None:
 def test_another_architecture_is_refused(state, words) -> None:
     with pytest.raises(UserError, match=words):
         refuse_other_architecture(torch.nn.Linear(3, 2), {"state_dict": state})
+
+
+def test_what_is_no_checkpoint_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "x.ckpt"
+    with pytest.raises(UserError, match="No such file"):
+        read_checkpoint(path)
+    for content in (b"", b"not a checkpoint"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="x.ckpt: it is damaged or no checkpoint; give"):
+            read_checkpoint(path)
+    torch.save({"weights": torch.ones(1)}, path)
+    with pytest.raises(UserError, match="x.ckpt is no checkpoint of a run"):
+        read_checkpoint(path)
 
 
 def test_checkpoint_interval_must_be_positive() -> None:

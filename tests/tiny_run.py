@@ -2,6 +2,8 @@
 command line on.
 """
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -98,6 +100,9 @@ class TinyModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         refuse_other_architecture(self, checkpoint)
+
+    def check_data(self, datamodule: TinyData, stage: str) -> None:
+        pass
 
     def save_adapter(self, folder: Path) -> None:
         torch.save(self.policy.adapter.state_dict(), folder / "adapter.pt")

@@ -1,7 +1,7 @@
 """The clipped policy-gradient loss, the KL estimate, and how tokens are averaged into either.
 
-All tensors are (B, G, T): queries, rollouts, completion tokens. `mask` is True where a token was
-chosen by the policy; forced tokens and padding are False, enter nothing and may hold any value.
+All tensors are (B, G, T): queries, rollouts, completion tokens. `mask` is True on the tokens that
+count; padding is False, enters nothing and may hold any value.
 """
 
 from __future__ import annotations

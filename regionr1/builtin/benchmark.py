@@ -7,12 +7,13 @@ it stores Google Landmarks.
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from regionr1.builtin import questions, scenes
 from regionr1.builtin.artwork import (
@@ -55,41 +56,29 @@ def write_benchmark(
     Raises:
         UserError: A count is not positive, or the folder holds something else.
     """
-    counts: dict[Split, int] = {"train": train, "val": val, "test": test}
+    counts: dict[str, int] = {"train": train, "val": val, "test": test}
     if min(counts.values()) < 1:
         raise UserError(f"the benchmark needs at least one query in every split, got {counts}")
+    if seed < 0:
+        raise UserError(f"seed={seed}: the seed of the benchmark must be at least 0")
     stamp = {"benchmark": "regionr1 built-in", "version": VERSION, "seed": seed, **counts}
-    if out.exists() and any(out.iterdir()):
-        written = out / "benchmark.json"
-        if written.is_file() and json.loads(written.read_text()) == stamp:
-            print(f"{out} already holds this benchmark")
-            return
-        raise UserError(f"{out} holds something else: choose another folder or remove it first")
-    staging = out.with_name(out.name + ".partial")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    _write_kb(staging, seed)
-    boxes: list[dict] = []
-    paths: dict[str, dict[str, str]] = {"train": {}, "val": {}}
-    with tqdm(total=sum(counts.values()), desc="drawing scenes", unit="scene") as bar:
-        for number, split in enumerate(SPLITS):
-            rows = []
-            rng = np.random.default_rng((seed, number))
-            for index in range(counts[split]):
-                rows.append(_write_query(staging, split, index, rng, boxes, paths))
-                bar.update()
-            with (staging / f"{split}.csv").open("w", newline="", encoding="utf-8") as file:
-                table = csv.DictWriter(file, COLUMNS)
-                table.writeheader()
-                table.writerows(rows)
-    for name, mapping in paths.items():
-        _write_json(staging / "inaturalist" / f"{name}_id2name.json", mapping)
-    lines = (json.dumps(line) + "\n" for line in boxes)
-    (staging / "reference_boxes.jsonl").write_text("".join(lines), encoding="utf-8")
-    _write_json(staging / "benchmark.json", stamp)
-    if out.exists():
-        out.rmdir()
-    staging.rename(out)
+    try:
+        if out.exists() and any(out.iterdir()):
+            written = out / "benchmark.json"
+            if written.is_file() and written.read_bytes() == json.dumps(stamp).encode():
+                print(f"{out} already holds this benchmark")
+                return
+            raise UserError(f"{out} holds something else: choose another folder or remove it first")
+        staging = out.parent / f".{out.name}.partial-{os.getpid()}"
+        staging.mkdir(parents=True)
+        try:
+            _write_all(staging, counts, seed)
+            _write_json(staging / "benchmark.json", stamp)
+            staging.replace(out)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error}); choose another folder") from error
     print(f"wrote {sum(counts.values())} queries about {len(things())} entities to {out}")
 
 
@@ -98,10 +87,34 @@ def url(thing: Thing) -> str:
     return SITE + thing.title.replace(" ", "_")
 
 
+def _write_all(root: Path, counts: dict[str, int], seed: int) -> None:
+    """Every file of the benchmark but its stamp."""
+    _write_kb(root, seed)
+    boxes: list[dict] = []
+    paths: dict[str, dict[str, str]] = {"train": {}, "val": {}}
+    n_scenes = sum(counts.values())
+    with tqdm(total=n_scenes, desc="drawing scenes", unit="scene", disable=None) as bar:
+        for number, split in enumerate(SPLITS):
+            rows = []
+            rng = np.random.default_rng((seed, number))
+            for index in range(counts[split]):
+                rows.append(_write_query(root, split, index, rng, boxes, paths))
+                bar.update()
+            with (root / f"{split}.csv").open("w", newline="", encoding="utf-8") as file:
+                table = csv.DictWriter(file, COLUMNS)
+                table.writeheader()
+                table.writerows(rows)
+    for name, mapping in paths.items():
+        _write_json(root / "inaturalist" / f"{name}_id2name.json", mapping)
+    lines = (json.dumps(line) + "\n" for line in boxes)
+    (root / "reference_boxes.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
 def _write_kb(root: Path, seed: int) -> None:
     """Every entity's page with a portrait by each knowledge-base artist."""
     rng = np.random.default_rng((seed, 99))
-    pages, mapping = {}, {}
+    pages: dict[str, dict] = {}
+    mapping: dict[str, str] = {}
     for thing in things():
         images = []
         for artist in KB_ARTISTS:
@@ -170,7 +183,7 @@ def _write_query(
             (
                 target.title, url(target), question, question, "templated", answer,
                 answer, "1", "Collection", dataset,
-                str(category), "False" if split == "test" else "True", split,
+                str(category), str(split == "train"), split,
                 image_id,
             ),
             strict=True,

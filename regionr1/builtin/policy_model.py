@@ -10,7 +10,11 @@ from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+)
 from transformers.models.qwen2_vl import Qwen2VLImageProcessorPil
 
 from regionr1.algorithm.answers import FULL_ANSWER, REGION_PREFIX, REGION_SUFFIX
@@ -91,7 +95,9 @@ def build_policy(
             "num_key_value_heads": kv_heads,
             "max_position_embeddings": 2048,
             "rope_parameters": {
-                "rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10000.0,
+                "rope_type": "default",
+                "mrope_section": [4, 6, 6],
+                "rope_theta": 10000.0,
             },  # fmt: skip
             "tie_word_embeddings": True,
             "bos_token_id": None,

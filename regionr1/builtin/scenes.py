@@ -1,8 +1,8 @@
 """Composes scenes: a target among other things over a cluttered background.
 
 Four kinds of scene make *whether* to crop a question of its own. In `cluttered` scenes the target
-shares the image with things of other categories; `lone` and `dominant` targets fill the view already;
-and a `group` shows the target several times, where one small copy says less than the whole.
+shares the image with things of other categories; `lone` and `dominant` targets fill the view
+already; and a `group` shows the target several times, where one copy says less than the whole.
 """
 
 from collections.abc import Sequence
@@ -143,20 +143,16 @@ def compose(
     taken.append(box)
     placed = [Placed(*target, box)]
     low, high = (0.14, 0.24) if kind == "dominant" else (0.24, 0.58)
-    count = {"lone": 0, "dominant": rng.integers(0, 3), "cluttered": rng.integers(1, 5)}[kind]
-    for name, artist in others[: int(count)]:
-        box = paste(
-            rng, image, drawings(artist)[name], float(rng.uniform(low, high)), taken, 0.12
-        )
+    count = {"lone": 0, "dominant": int(rng.integers(0, 3)), "cluttered": int(rng.integers(1, 5))}
+    for name, artist in others[: count[kind]]:
+        box = paste(rng, image, drawings(artist)[name], float(rng.uniform(low, high)), taken, 0.12)
         if box:
             taken.append(box)
             placed.append(Placed(name, artist, box))
     return Scene(image, placed, kind)
 
 
-def portrait(
-    rng: np.random.Generator, name: str, artist: str, side: int = 128
-) -> Image.Image:
+def portrait(rng: np.random.Generator, name: str, artist: str, side: int = 128) -> Image.Image:
     """A knowledge-base image: one drawing on a plain, light ground with a little margin."""
     ground = Image.new("RGB", (side, side), tuple(int(c) for c in rng.integers(225, 256, 3)))
     paste(rng, ground, drawings(artist)[name], float(rng.uniform(0.8, 0.95)), [], 0.0)

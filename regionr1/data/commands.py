@@ -46,7 +46,7 @@ def shards(
     import torch
 
     from regionr1.data.evqa import EvqaSource
-    from regionr1.data.premise import premise
+    from regionr1.data.premise import premise as describe
     from regionr1.data.prepare import prepare_shards
     from regionr1.modules.scorer import load_scorer
 
@@ -65,7 +65,7 @@ def shards(
         samples_per_shard=samples_per_shard,
         batch_size=batch_size,
     )
-    print(premise(indices))
+    print(describe(indices))
 
 
 def verify(out: Path) -> None:
@@ -74,10 +74,63 @@ def verify(out: Path) -> None:
     Args:
         out: The shard folder.
     """
-    from regionr1.data.premise import premise
+    from regionr1.data.premise import premise as describe
     from regionr1.data.shards import verify_index
 
     splits = sorted(path.name.removesuffix(".index.json") for path in out.glob("*.index.json"))
     if not splits:
         raise UserError(f"{out}: no shard index in this folder; build shards first.")
-    print(premise([verify_index(out, split, checksums=True) for split in splits]))
+    print(describe([verify_index(out, split, checksums=True) for split in splits]))
+
+
+def premise(
+    shards: Path,
+    root: Path | None = None,
+    split: Literal["train", "val", "test"] = "test",
+    scorer: str = "builtin",
+    out: Path | None = None,
+) -> None:
+    """Measure what there is to win by cropping: the full image against the reference box.
+
+    Args:
+        shards: Folder that ``regionr1 data shards`` wrote.
+        root: Folder of the published files. With it, raw pixels re-rank the same pools as a
+            baseline, which needs the candidates' images.
+        split: Which split to measure.
+        scorer: The scorer that the shards were made with.
+        out: JSON file for the table, beside printing it.
+    """
+    from regionr1.data.headroom import chance, headroom, reembed
+    from regionr1.data.premise import premise as describe
+    from regionr1.data.shards import verify_index
+    from regionr1.data.stream import read_samples
+    from regionr1.modules.scorer import load_scorer
+    from regionr1.report.render import format_table, table_json
+    from regionr1.report.table import metrics_table
+
+    if root is not None and not root.is_dir():
+        raise UserError(f"{root}: no such folder; name the one that the shards were built from.")
+    model = load_scorer(scorer)
+    index = verify_index(shards, split, model.fingerprint())
+    outcomes = headroom(read_samples(shards, index), model)
+    if root is not None:
+        pixels = load_scorer("pixels")
+        samples = reembed(read_samples(shards, index), pixels, root)
+        outcomes += headroom(samples, pixels, ", raw pixels")
+    rows = metrics_table(outcomes)
+    print(describe([index]))
+    print(f"CondR@1 of the pool in random order: {chance(read_samples(shards, index)):.3f}")
+    print(format_table(rows, ("cond_recall_at_1", "recall_at_1", "mrr")))
+    if out is not None:
+        _write_whole(out, table_json(rows))
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a text file under a temporary name and rename it when it is whole."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}).") from error

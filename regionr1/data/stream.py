@@ -162,6 +162,19 @@ class ShardStream(IterableDataset[QueryBatch | StreamFailure]):
         return wds.filters.shuffle(buffer, initial=buffer, rng=rng)(stream)
 
 
+def read_samples(folder: Path, index: ShardIndex) -> Iterator[ShardSample]:
+    """Every sample of a split once, in shard order, read in this process.
+
+    Args:
+        folder: The shard folder.
+        index: The split's index.
+
+    Raises:
+        UserError: A shard is corrupt or shorter than its index says.
+    """
+    return ShardStream(folder, index, batch_size=1)._samples(0, 1)
+
+
 def _read_slice(
     folder: Path, shards: Sequence[ShardFile], part: Slice
 ) -> Iterator[tuple[dict[str, Any], str]]:

@@ -102,9 +102,10 @@ class Evaluator:
         outcomes += [b if b.rank < a.rank else a for a, b in pairs]
         known = batch.reference_box_unit.isfinite().all(-1)
         if known.any():
-            filled = batch.reference_box_unit.where(known[:, None], torch.tensor([0.0, 0, 1, 1]))
+            whole = batch.reference_box_unit.new_tensor([0.0, 0.0, 1.0, 1.0])  # dropped below
+            filled = batch.reference_box_unit.where(known[:, None], whole)
             reference = _outcomes(batch, "reference", self.boxes(batch, filled.tolist()))
-            outcomes += [o for o, is_known in zip(reference, known.tolist(), strict=True) if is_known]
+            outcomes += [o for o, has in zip(reference, known.tolist(), strict=True) if has]
         return outcomes
 
     def predictions(self, batch: QueryBatch) -> list[Prediction]:
@@ -112,7 +113,8 @@ class Evaluator:
         full, chosen = self.full(batch), self.policy(batch)
         found = []
         for b, key in enumerate(batch.keys):
-            ranking, best = chosen.rankings[b], {}
+            ranking = chosen.rankings[b]
+            best: dict[str, float] = {}  # an entity scores as its best picture
             for entity, score in zip(
                 batch.candidate_ids[b], chosen.scores[b].tolist(), strict=False
             ):

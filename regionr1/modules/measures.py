@@ -1,5 +1,7 @@
 """What a run logs: TRL's names where TRL has one, and ours for decisions, boxes and rankings."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -93,8 +95,8 @@ class ViewMetrics(nn.Module):
         }
         for name, value in values.items():
             if value.numel():
-                self.metrics[name].update(value.float().to(device))
+                cast(MeanMetric, self.metrics[name]).update(value.float().to(device))
 
     def as_dict(self) -> dict[str, MeanMetric]:
         """The metric objects by the name they are logged under."""
-        return {f"val/{name}": metric for name, metric in self.metrics.items()}
+        return {f"val/{name}": cast(MeanMetric, self.metrics[name]) for name in self.NAMES}

@@ -30,7 +30,7 @@ class Views(NamedTuple):
 class RewardReranker(LightningModule):
     """A frozen dual encoder over stored candidates: only crops are ever encoded here.
 
-    Candidate and full-image embeddings come with the batch, computed once by `regionr1 data shards`.
+    Candidate and full-image embeddings come with the batch, made once by `regionr1 data shards`.
 
     Args:
         scorer: `builtin`, or the path of weights that `scripts/train_scorer` wrote.
@@ -67,7 +67,9 @@ class RewardReranker(LightningModule):
         group = max((len(row) for row in crops_px), default=0)
         result = torch.zeros(len(images), group, self.scorer.dim, device=self.device)
         if distinct:
-            encoded = self.scorer.embed_images([images[b].crop(box) for b, box in distinct])
+            crops = [images[b].crop(box) for b, box in distinct]
+            with torch.autocast(self.device.type, enabled=False):  # as the stored embeddings were
+                encoded = self.scorer.embed_images(crops)
             b, g, index = torch.tensor(slots).T
             result[b, g] = encoded[index].to(result)
         return Views(result, len(slots), len(distinct))
@@ -75,4 +77,5 @@ class RewardReranker(LightningModule):
     @staticmethod
     def scores(views: Tensor, candidates: Tensor) -> Tensor:
         """Cosines (B, G, K) of unit views (B, G, D) and unit candidates (B, K, D)."""
-        return views @ candidates.transpose(-1, -2)
+        with torch.autocast(views.device.type, enabled=False):  # margins are finer than bfloat16
+            return views @ candidates.transpose(-1, -2)

@@ -1,15 +1,15 @@
 """r-GRPO: learn where to look from how much the ranking improved (arXiv 2604.05268).
 
 For each query, a group of G answers is sampled; each crop is scored by the frozen re-ranker; an
-answer's advantage is its reward minus its group's mean; and the policy moves towards what was better,
-held near the policy it started from by a KL term. Decision-balanced sampling dictates the first
-word of every answer, so that each group holds both FULL and REGION.
+answer's advantage is its reward minus its group's mean; and the policy moves towards what was
+better, held near the policy it started from by a KL term. Decision-balanced sampling dictates the
+first word of every answer, so that each group holds both FULL and REGION.
 
 One gradient step is made per rollout, so the ratio of new to old probabilities is 1 and clipping
 never acts; the loss is about 0 by construction on balanced advantages. Watch `reward`, not `loss`.
 """
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,11 +19,11 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from regionr1.algorithm.advantages import group_advantages
-from regionr1.algorithm.answers import Decision
 from regionr1.algorithm.boxes import CropPrior
-from regionr1.algorithm.losses import aggregate, kl_k3, policy_loss
+from regionr1.algorithm.losses import LossType, aggregate, kl_k3, policy_loss
 from regionr1.algorithm.rewards import RewardWeights, reward_parts, total
 from regionr1.data.batch import QueryBatch
+from regionr1.data.datamodule import RerankDataModule
 from regionr1.errors import UserError
 from regionr1.modules import measures
 from regionr1.modules.crops import crop_rectangles
@@ -31,6 +31,7 @@ from regionr1.modules.evaluation import Evaluator
 from regionr1.modules.policy import CropPolicy
 from regionr1.modules.reranker import RewardReranker
 from regionr1.modules.rollout import Rollouts
+from regionr1.modules.sampling import balanced_decisions, step_noise
 from regionr1.report.predictions import Prediction
 from regionr1.report.table import Outcome
 from regionr1.tracking.checkpoint import refuse_other_architecture
@@ -71,7 +72,7 @@ class RGRPO(LightningModule):
         reward: RewardWeights = RewardWeights(),
         scale_rewards: Literal["none", "group", "batch"] = "none",
         baseline: Literal["mean", "leave_one_out"] = "mean",
-        loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "grpo",
+        loss_type: LossType = "grpo",
         epsilon_low: float = 0.2,
         epsilon_high: float = 0.2,
         seed: int = 42,
@@ -107,8 +108,12 @@ class RGRPO(LightningModule):
         self.test_outcomes: list[Outcome] = []
 
     def setup(self, stage: str) -> None:
+        """Refuses data that `check_data` refuses."""
+        self.check_data(self.trainer.datamodule, stage)  # type: ignore[attr-defined]
+
+    def check_data(self, datamodule: RerankDataModule, stage: str) -> None:
         """Refuses shards whose embeddings another scorer made."""
-        made_with = self.trainer.datamodule.fingerprint(stage)  # type: ignore[attr-defined]
+        made_with = datamodule.fingerprint(stage)
         if made_with != self.reranker.fingerprint():
             raise UserError(
                 f"the shards were made by scorer {made_with}, but model.reranker is scorer "
@@ -119,15 +124,19 @@ class RGRPO(LightningModule):
 
     def training_step(self, batch: QueryBatch, batch_idx: int) -> Tensor:
         """One step of r-GRPO on B queries."""
-        rollouts = self.policy.sample(
-            batch.images, batch.questions, self.group_size, self._dictate(batch), self._noise()
-        )
+        forced = None
+        if self.decision == "balanced":
+            forced = balanced_decisions(self.crop_prior, len(batch), self.group_size)
+        part = batch_idx % self.trainer.accumulate_grad_batches  # of the step
+        noise = step_noise(self.device, self.seed, self.global_step, part, self.global_rank)
+        rollouts = self.policy.sample(batch.images, batch.questions, self.group_size, forced, noise)
         parts, encoding = self._rewards(batch, rollouts)
         rewards = total(parts)
         advantages = group_advantages(rewards, self.scale_rewards, self.baseline)
 
         now = self.policy.score(rollouts)
         length = self.policy.max_new_tokens
+        # Dictated tokens count like sampled ones: from them balanced sampling learns the decision.
         stats = policy_loss(
             now.logp, None, advantages, rollouts.mask, self.loss_type, *self.epsilon, length
         )
@@ -139,38 +148,25 @@ class RGRPO(LightningModule):
             loss = loss + self.kl_weight * kl
 
         logged = measures.training_metrics(rollouts, parts, rewards, now.entropy, length)
-        logged |= encoding | ({"kl": kl.detach()} if kl is not None else {})
+        if kl is not None:
+            logged["kl"] = kl.detach()
+        self.log_dict(encoding, batch_size=len(batch))
         self.log("loss", loss.detach(), prog_bar=True, batch_size=len(batch))
         self.log("reward", logged.pop("reward"), prog_bar=True, batch_size=len(batch))
         self.log_dict(logged, batch_size=len(batch))
         return loss
 
-    def _dictate(self, batch: QueryBatch) -> Tensor | None:
-        """(B, G) decisions that balanced sampling dictates; REGION first."""
-        if self.decision == "on_policy":
-            return None
-        regions = self.crop_prior.region_count(self.group_size)
-        row = [Decision.REGION] * regions + [Decision.FULL] * (self.group_size - regions)
-        return torch.tensor(row).expand(len(batch), -1)
-
-    def _noise(self) -> torch.Generator:
-        """Randomness of its own for every step and rank: a resumed run draws what it would have."""
-        generator = torch.Generator(self.device)
-        return generator.manual_seed(
-            (self.seed * 1_000_003 + self.global_step) * 10_007 + self.global_rank
-        )
-
     def _rewards(
         self, batch: QueryBatch, rollouts: Rollouts
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Named reward parts (B, G) each, and what the scorer had to encode for them."""
-        with self.trainer.profiler.profile("crop + encode"):
+        with self._profile("crop + encode"):
             views = self.reranker.views(
                 batch.images, crop_rectangles(batch, rollouts, self.crop_prior)
             )
         sizes = torch.tensor([batch.heights, batch.widths], device=self.device).T
         boxes = rollouts.boxes_unit.to(self.device)
-        with self.trainer.profiler.profile("reward"):
+        with self._profile("reward"):
             full = self.reranker.scores(batch.full_embedding[:, None], batch.candidates)[:, 0]
             parts = reward_parts(
                 rollouts.decision.to(self.device),
@@ -188,9 +184,13 @@ class RGRPO(LightningModule):
             "scorer/cache_hit_rate": hits,
         }
 
+    def _profile(self, stage: str) -> AbstractContextManager:
+        """Times a stage with the trainer's profiler."""
+        return self.trainer.profiler.profile(stage)  # type: ignore[attr-defined]
+
     def on_fit_start(self) -> None:
         """Lets the profiler time the stages inside the policy."""
-        self.policy.stage = self.trainer.profiler.profile
+        self.policy.stage = self._profile
 
     def on_fit_end(self) -> None:
         """Lets go of the profiler, which must not travel with the policy."""

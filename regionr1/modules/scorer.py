@@ -1,7 +1,7 @@
 """Scorers: frozen dual encoders that turn views and candidates into unit vectors.
 
-A candidate's score is the cosine of its embedding with the embedding of the view. Everything downstream
-needs only `Scorer`: two embeddings and a fingerprint.
+A candidate's score is the cosine of its embedding with the embedding of the view. Everything
+downstream needs only `Scorer`: two embeddings and a fingerprint.
 """
 
 import hashlib
@@ -80,13 +80,21 @@ def _conv(width_in: int, width: int, kernel: int, stride: int = 1, groups: int =
 
 
 class DualEncoder(nn.Module):
-    """The built-in network: MobileNetV2's blocks, shared, and a linear head for either side."""
+    """The built-in network: ImageNet's MobileNetV2, frozen, and a learned linear head per side.
 
-    SIDE = 96
+    A head reads the trunk at four depths, from parts to whole things, each averaged over the image.
+    """
+
+    SIDE = 224
     DIM = 128
     BLOCKS = (  # widen, width, repeats, first stride: table 2 of the MobileNetV2 paper
         (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
+        (6, 320, 1, 1),
     )  # fmt: skip
+    TAPS = (13, 18, 19, 22)  # layers of the trunk, 96, 160, 320 and 1280 wide
+    FEATURES = 96 + 160 + 320 + 1280
+    mean: Tensor
+    std: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,17 +104,26 @@ class DualEncoder(nn.Module):
             for i in range(repeats):
                 layers.append(_InvertedResidual(width_in, width, stride if i == 0 else 1, widen))
                 width_in = width
-        self.trunk = nn.Sequential(*layers)
-        self.view_head = nn.Linear(width_in, self.DIM)
-        self.candidate_head = nn.Linear(width_in, self.DIM)
+        self.trunk = nn.Sequential(*layers, *_conv(width_in, 1280, 1))
+        self.view_head = nn.Linear(self.FEATURES, self.DIM)
+        self.candidate_head = nn.Linear(self.FEATURES, self.DIM)
         # ImageNet's means and deviations, which the trunk's first weights expect.
         self.register_buffer("mean", torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1))
         self.register_buffer("std", torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1))
 
+    def features(self, pixels: Tensor) -> Tensor:
+        """(N, 3, SIDE, SIDE) uint8 pixels -> (N, FEATURES), the trunk at its four depths."""
+        x = ((pixels - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        found = []
+        for index, layer in enumerate(self.trunk):
+            x = layer(x)
+            if index in self.TAPS:
+                found.append(x.float().mean((2, 3)))
+        return torch.cat(found, 1)
+
     def forward(self, pixels: Tensor, head: nn.Linear) -> Tensor:
         """Embeds (N, 3, SIDE, SIDE) uint8 pixels as (N, DIM) unit vectors."""
-        features = self.trunk((pixels - self.mean) / self.std)
-        return normalize(head(features.mean((2, 3))), dim=-1)
+        return normalize(head(self.features(pixels)), dim=-1)
 
 
 class BuiltinScorer(Scorer):
@@ -116,8 +133,8 @@ class BuiltinScorer(Scorer):
         network: The network, frozen here. `load_scorer("builtin")` gives the shipped one.
     """
 
-    BATCH = 256
-    PREPROCESSING = "letterbox-96-grey128-bicubic-gap3"
+    BATCH = 64
+    PREPROCESSING = "letterbox-224-grey128-bicubic-gap3"
 
     def __init__(self, network: DualEncoder):
         super().__init__()
@@ -138,7 +155,7 @@ class BuiltinScorer(Scorer):
         """
         network = DualEncoder()
         try:
-            network.load_state_dict(load_file(path))
+            network.load_state_dict(load_file(path))  # stored in half precision, used in float32
         except (OSError, SafetensorError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(
@@ -170,8 +187,30 @@ class BuiltinScorer(Scorer):
         return torch.cat(parts)
 
 
+class PixelScorer(Scorer):
+    """The pixels of a thumbnail, as they are: what a scorer that learned nothing finds.
+
+    A baseline only. Where it does well, the task is matching copies, not recognising things.
+    """
+
+    SIDE = 16
+    dim = 3 * SIDE * SIDE
+
+    def fingerprint(self) -> str:
+        return f"pixels-letterbox-{self.SIDE}"
+
+    def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
+        rows = [letterbox(image, self.SIDE).flatten().float() for image in images]
+        vectors = torch.stack(rows) if rows else torch.empty(0, self.dim)
+        # Without its mean brightness every image would look like every other.
+        return normalize(vectors - vectors.mean(-1, keepdim=True), dim=-1)
+
+    def embed_candidates(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
+        return self.embed_images(images)
+
+
 def load_scorer(name: str) -> Scorer:
-    """A scorer by name: `builtin`, or the path of weights that `scripts/train_scorer` wrote.
+    """A scorer by name: `builtin`, `pixels`, or a file that `scripts/train_scorer` wrote.
 
     Raises:
         UserError: There is no such scorer.
@@ -179,6 +218,10 @@ def load_scorer(name: str) -> Scorer:
     if name == "builtin":
         shipped = files("regionr1.builtin").joinpath("scorer.safetensors")
         return BuiltinScorer.from_file(Path(str(shipped)))
+    if name == "pixels":
+        return PixelScorer()
     if name.endswith(".safetensors"):
         return BuiltinScorer.from_file(Path(name))
-    raise UserError(f"unknown scorer '{name}': use 'builtin' or the path of a .safetensors file")
+    raise UserError(
+        f"unknown scorer '{name}': use 'builtin', 'pixels' or the path of a .safetensors file"
+    )

@@ -113,6 +113,30 @@ def crop_grid(examples: Sequence[Mapping[str, Any]], columns: int = 4) -> Image.
     return page
 
 
+def before_after(
+    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]
+) -> Image.Image:
+    """The same queries before and after training, as two rows of `crop_grid`, each with a title.
+
+    Args:
+        before: Examples as for `crop_grid`, with the policy's choices before training.
+        after: The same queries with its choices after it.
+    """
+    title = 26
+    rows = [crop_grid(examples, len(examples)) for examples in (before, after)]
+    page = Image.new("RGB", (rows[0].width, sum(row.height + title for row in rows) + title), PAPER)
+    draw = ImageDraw.Draw(page)
+    legend = "Orange: the policy's crop. Dashed: the target's box, which training never sees."
+    line = fit_text(legend, page.width - 2 * GAP, font(SMALL))[0]
+    draw.text((GAP, page.height - title), line, fill=GREY, font=font(SMALL))
+    y = 0
+    for text, row in zip(("Before training", "After training"), rows, strict=True):
+        draw.text((GAP, y + 6), text, fill=INK, font=font(TEXT, True))
+        page.paste(row, (0, y + title))
+        y += title + row.height
+    return page
+
+
 def strip(
     draw: ImageDraw.ImageDraw,
     page: Image.Image,

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
@@ -67,6 +69,29 @@ class LastCheckpoint(Checkpoint):
         self.saved_step = trainer.global_step
         if trainer.is_global_zero and isinstance(trainer.logger, TrackingLogger):
             trainer.logger.experiment.set_tag(trainer.logger.run_id, CHECKPOINT_TAG, str(self.path))
+
+
+def read_checkpoint(path: Path, trusted: bool = False) -> dict[str, Any]:
+    """Reads a checkpoint file.
+
+    Args:
+        path: The file.
+        trusted: Whether code that it may hold is run.
+
+    Raises:
+        UserError: If it is missing, or no checkpoint.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=not trusted)
+    except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
+        # Pickle explains itself at length, or, for an empty file, not at all.
+        reason = getattr(error, "strerror", None) or "it is damaged or no checkpoint"
+        raise UserError(
+            f"cannot read checkpoint {path}: {reason}; give the last.ckpt of a run"
+        ) from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise UserError(f"{path} is no checkpoint of a run; give the last.ckpt of one")
+    return checkpoint
 
 
 def refuse_other_architecture(module: LightningModule, checkpoint: Mapping[str, Any]) -> None:

@@ -19,5 +19,8 @@ class ReportedModule(Protocol):
     last_validation_examples: list[dict[str, Any]]
     test_outcomes: list[Outcome]
 
+    def check_data(self, datamodule: Any, stage: str) -> None:
+        """Raises a UserError where this module cannot use the data of a stage."""
+
     def save_adapter(self, folder: Path) -> None:
         """Writes the adapter into an existing folder, as plain PEFT reads it."""

@@ -1,0 +1,116 @@
+"""Several runs of one recipe side by side: tables with mean and every seed, and learning curves."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TypedDict
+
+from regionr1.report.table import METRICS
+
+METHODS = (
+    *("full", "centre", "random", "warm_start", "policy", "policy_region"),
+    *("better_of", "reference"),
+)
+POLICY_METRICS = (
+    *("cond_recall_at_1", "recall_at_1", "mrr", "ndcg"),
+    *("region_rate", "invalid_rate", "iou"),
+)
+COLOURS = ("#d96c00", "#2a6fb0", "#3a8f4d", "#8a4fa3")
+
+
+class SeedRun(TypedDict):
+    """One finished run.
+
+    Attributes:
+        fit_s: Wall seconds of its training.
+        curve: (training queries seen, validation CondR@1), in order.
+        test: Test metrics by method and key of METRICS; None where undefined.
+    """
+
+    fit_s: float
+    curve: Sequence[tuple[int, float]]
+    test: Mapping[str, Mapping[str, float | None]]
+
+
+Runs = Mapping[str, Mapping[int, SeedRun]]
+"""Runs by variant and seed."""
+
+
+def seeds_table(results: Runs) -> str:
+    """Markdown: test CondR@1 of every method, mean and by seed, and the trained policies' metrics.
+
+    Args:
+        results: At least one variant with at least one run; tests cover the same methods.
+    """
+    parts = []
+    for variant, runs in results.items():
+        scores = {method: [_cond(run, method) for run in runs.values()] for method in METHODS}
+        rows = [_row(method, values) for method, values in scores.items()]
+        for base in ("full", "warm_start", "reference"):
+            pairs = zip(scores["policy"], scores[base], strict=True)
+            ratios = [p / b if p is not None and b else None for p, b in pairs]
+            rows.append(_row(f"policy / {base}", ratios))
+        heads = [f"test CondR@1, {variant}", "mean ± sd", *(f"seed {seed}" for seed in runs)]
+        parts.append(_markdown(heads, rows))
+    rows = []
+    for variant, runs in results.items():
+        of_policy = [run["test"].get("policy", {}) for run in runs.values()]
+        cells = [_spread([test.get(metric) for test in of_policy]) for metric in POLICY_METRICS]
+        rows.append([variant, *cells, f"{mean(run['fit_s'] for run in runs.values()):.0f} s"])
+    heads = ["policy, test, mean ± sd", *(METRICS[metric] for metric in POLICY_METRICS), "fit"]
+    return "\n\n".join([*parts, _markdown(heads, rows)]) + "\n"
+
+
+def draw_curves(results: Runs, levels: Mapping[str, float | None], path: Path) -> None:
+    """Learning curves as PNG: a thin line per seed, a thick one for the mean of a variant.
+
+    Args:
+        results: Runs by variant and seed.
+        levels: Validation CondR@1 that needs no training: `full`, `warm_start` (where every curve
+            begins) and `reference`, drawn as horizontal lines; None is left out.
+        path: File to write.
+    """
+    # Not pyplot: it would look for a screen and keep the figure.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    start = levels.get("warm_start")
+    first = [] if start is None else [(0, start)]
+    for (variant, runs), colour in zip(results.items(), COLOURS, strict=False):
+        curves = [dict([*first, *run["curve"]]) for run in runs.values()]
+        for curve in curves:
+            axes.plot(list(curve), list(curve.values()), color=colour, alpha=0.35, linewidth=1)
+        shared = sorted(set.intersection(*(set(curve) for curve in curves)))
+        means = [mean(curve[seen] for curve in curves) for seen in shared]
+        label = f"{variant}, mean of {len(curves)} seeds"
+        axes.plot(shared, means, color=colour, linewidth=2.5, label=label)
+    for name, style in (("reference", "--"), ("warm_start", ":"), ("full", "-.")):
+        level = levels.get(name)
+        if level is not None:
+            axes.axhline(level, color="#555", linestyle=style, linewidth=1.2, label=name)
+    axes.set(xlabel="training queries seen", ylabel="CondR@1, validation", ylim=(0, 1))
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+def _cond(run: SeedRun, method: str) -> float | None:
+    return run["test"].get(method, {}).get("cond_recall_at_1")
+
+
+def _row(name: str, values: Sequence[float | None]) -> list[str]:
+    return [name, _spread(values), *("-" if x is None else f"{x:.3f}" for x in values)]
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    return f"{mean(known):.3f}" + (f" ± {stdev(known):.3f}" if len(known) > 1 else "")
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(heads) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [heads, rule, *rows])

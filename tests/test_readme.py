@@ -1,0 +1,130 @@
+"""README.md and BENCHMARKS.md say what the code does: commands parse, files exist."""
+
+import ast
+import functools
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from regionr1 import lightning_cli
+from regionr1.cli import VERBS
+from regionr1.config_errors import check_config_files
+from regionr1.data_cli import data_commands, run_data
+from regionr1.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "BENCHMARKS.md")
+RECIPE = [f"-c=conf/{name}.yaml" for name in ("base", "builtin", "quickstart")]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)
+
+
+def commands() -> list[list[str]]:
+    """Every command line of the pages' shell blocks, once."""
+    lines = [
+        line for page in PAGES for block in blocks(page, "bash") for line in block.splitlines()
+    ]
+    found = {tuple(shlex.split(line, comments=True)): None for line in lines if line.strip()}
+    return [list(command) for command in found]
+
+
+def ids(command: list[str]) -> str:
+    return " ".join(command[:3])
+
+
+OURS = [c[1:] for c in commands() if Path(c[0]).name == "regionr1"]
+OTHERS = [c for c in commands() if Path(c[0]).name != "regionr1"]
+
+
+@pytest.mark.parametrize("args", [a for a in OURS if a[0] in VERBS], ids=ids)
+def test_lightning_commands_parse(args: list[str], monkeypatch, capsys) -> None:
+    monkeypatch.chdir(ROOT)
+    # A resumed run brings its config: the recipe stands in for it.
+    run, rest = lightning_cli.take_option(args[1:], "--resume")
+    full = [args[0], *(RECIPE if run else []), *rest]
+    check_config_files(full)
+    with pytest.raises(SystemExit) as caught:
+        lightning_cli.run([*full, "--print_config"])
+    assert caught.value.code in (None, 0)
+    assert "group_size: 8" in capsys.readouterr().out
+
+
+def parse_only(command):
+    @functools.wraps(command)
+    def parsed(*args, **kwargs) -> None:
+        parsed.called = True
+
+    parsed.called = False
+    return parsed
+
+
+@pytest.mark.parametrize("args", [a for a in OURS if a[0] == "data"], ids=ids)
+def test_data_commands_parse(args: list[str]) -> None:
+    stubs = {name: parse_only(command) for name, command in data_commands().items()}
+    run_data(args[1:], stubs)
+    assert stubs[args[1]].called
+
+
+def test_a_data_command_with_a_wrong_option_would_be_noticed() -> None:
+    stubs = {name: parse_only(command) for name, command in data_commands().items()}
+    with pytest.raises(UserError, match="--roof"):
+        run_data(["shards", "--roof", "evqa", "--out", "x"], stubs)
+
+
+def test_every_command_is_known() -> None:
+    assert all(args[0] in (*VERBS, "data") for args in OURS)
+    assert {Path(c[1] if c[0] == "python" else c[0]).name for c in map(unwrap, OTHERS)} <= {
+        *(path.name for path in (ROOT / "scripts").iterdir()),
+        "mlflow",
+    }
+
+
+def unwrap(command: list[str]) -> list[str]:
+    return [Path(command[0]).name if command[0].startswith(".venv/") else command[0], *command[1:]]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_it_names_exists(page: str) -> None:
+    text = (ROOT / page).read_text()
+    named = re.findall(r"(?:regionr1|conf|scripts|tests)/[\w./-]*\w/?", text)
+    named += re.findall(r"\]\((?!http)([^)#]+)\)", text)
+    assert len(named) > 3
+    # mlruns/regionr1/... is a run's folder, not the package.
+    missing = {name for name in named if not (ROOT / name).exists()}
+    assert missing <= {"regionr1/RUN_ID/artifacts/adapter"}
+
+
+def test_every_config_and_script_is_mentioned() -> None:
+    text = (ROOT / "README.md").read_text()
+    for path in sorted((ROOT / "conf").rglob("*.yaml")):
+        assert path.relative_to(ROOT).as_posix() in text
+    pages = text + (ROOT / "BENCHMARKS.md").read_text()
+    for path in (ROOT / "scripts").iterdir():
+        assert path.suffix or f"scripts/{path.name}" in pages, path
+
+
+def test_python_blocks_are_python() -> None:
+    (block,) = blocks("README.md", "python")
+    ast.parse(block)
+
+
+def test_every_shipped_drawing_set_has_its_notice() -> None:
+    folder = ROOT / "regionr1" / "builtin" / "artwork"
+    notice, readme = (folder / "NOTICE").read_text(), (ROOT / "README.md").read_text()
+    for path in folder.glob("*.zip"):
+        assert path.name in notice and f"`{path.stem}`" in readme
+    for words in ("CC BY 4.0", "MIT License", "Apache License, Version 2.0", "BSD 3-Clause"):
+        assert words in notice
+
+
+def test_notice_names_the_packages_that_were_drawn() -> None:
+    source = (ROOT / "scripts" / "make_artwork").read_text()
+    notice = (ROOT / "regionr1" / "builtin" / "artwork" / "NOTICE").read_text()
+    packages = re.findall(r'"(@iconify-json/[\w-]+)", "([\d.]+)"', source)
+    assert len(packages) == 5
+    for package, version in packages:
+        assert f"{package} {version}" in notice

@@ -1,0 +1,108 @@
+"""RewardReranker: only distinct crops are encoded, and as if each were alone."""
+
+import torch
+from evqa_files import ColourScorer
+from PIL import Image
+from written_policy import FULL, GREEN, RED, OneBatch, colour_batch, module, trainer, written
+
+from regionr1.modules.reranker import RewardReranker
+from regionr1.modules.scorer import BuiltinScorer, DualEncoder
+
+
+class CountingScorer(ColourScorer):
+    """Remembers the size of every image it encodes, and never sees a candidate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[list[tuple[int, int]]] = []
+
+    def embed_images(self, images):
+        self.sizes.append([image.size for image in images])
+        return super().embed_images(images)
+
+    def embed_candidates(self, images, texts):
+        raise AssertionError("candidates are never encoded here")
+
+
+def counting() -> tuple[RewardReranker, CountingScorer]:
+    reranker, scorer = RewardReranker("pixels"), CountingScorer()
+    reranker.scorer = scorer
+    return reranker, scorer
+
+
+def noise(width: int, height: int, seed: int) -> Image.Image:
+    torch.manual_seed(seed)
+    pixels = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8)
+    return Image.fromarray(pixels.numpy())
+
+
+A, B = (0, 0, 20, 10), (3, 4, 40, 30)
+
+
+def test_equal_crops_of_one_image_are_encoded_once_in_one_batch() -> None:
+    reranker, scorer = counting()
+    views = reranker.views([noise(50, 40, 0), noise(50, 40, 1)], [[A, A, None, B], [A, None, A, A]])
+    assert scorer.sizes == [[(20, 10), (37, 26), (20, 10)]]  # A and B of the first, A of the second
+    assert (views.n_crops, views.n_encoded) == (6, 3)
+    assert views.embeddings.shape == (2, 4, 12)
+    assert torch.equal(views.embeddings[0, 0], views.embeddings[0, 1])
+    assert not torch.equal(views.embeddings[0, 0], views.embeddings[1, 0])
+    assert not views.embeddings[0, 2].any() and not views.embeddings[1, 1].any()
+
+
+def test_without_crops_nothing_is_encoded() -> None:
+    reranker, scorer = counting()
+    views = reranker.views([noise(50, 40, 0)], [[None, None]])
+    assert scorer.sizes == [] and (views.n_crops, views.n_encoded) == (0, 0)
+    assert views.embeddings.shape == (1, 2, 12) and not views.embeddings.any()
+
+
+def test_each_crop_is_encoded_as_if_it_were_alone() -> None:
+    torch.manual_seed(0)
+    reranker = RewardReranker("pixels")
+    reranker.scorer = BuiltinScorer(DualEncoder())
+    images = [noise(64, 50, 0), noise(40, 70, 1)]
+    reranker.train()  # batch statistics would mix the crops
+    together = reranker.views(images, [[A, B], [B, A]]).embeddings
+    for b, g, box in ((0, 0, A), (0, 1, B), (1, 0, B), (1, 1, A)):
+        alone = reranker.scorer.embed_images([images[b].crop(box)])[0]
+        assert torch.allclose(together[b, g], alone, atol=1e-5)
+    assert torch.allclose(together.norm(dim=-1), torch.ones(2, 2))
+    assert not together.requires_grad
+
+
+def test_mixed_precision_does_not_reach_the_scorer() -> None:
+    torch.manual_seed(0)
+    reranker = RewardReranker("pixels")
+    reranker.scorer = BuiltinScorer(DualEncoder())
+    image, candidates = noise(64, 50, 0), torch.randn(1, 5, DualEncoder.DIM)
+    plain = reranker.views([image], [[A, B]]).embeddings
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = reranker.views([image], [[A, B]]).embeddings
+        scores = reranker.scores(mixed, candidates)
+    assert torch.equal(mixed, plain) and scores.dtype == torch.float32
+    assert torch.equal(scores, reranker.scores(plain, candidates))
+
+
+def test_scores_are_cosines_of_views_and_candidates() -> None:
+    views = torch.nn.functional.normalize(torch.randn(2, 3, 12), dim=-1)
+    candidates = torch.nn.functional.normalize(torch.randn(2, 5, 12), dim=-1)
+    scores = RewardReranker.scores(views, candidates)
+    expected = torch.cosine_similarity(views[:, :, None], candidates[:, None], dim=-1)
+    assert scores.shape == (2, 3, 5) and torch.allclose(scores, expected, atol=1e-6)
+
+
+def test_training_encodes_crops_only(tiny_policy) -> None:
+    policy = written(tiny_policy)
+    batch = colour_batch(["red", "green"])
+    policy.groups = dict(
+        zip(batch.questions, ([RED, RED, GREEN, FULL], [RED, FULL, RED, FULL]), strict=True)
+    )
+    rgrpo = module(policy, group_size=4)
+    scorer = CountingScorer()
+    rgrpo.reranker.scorer = scorer
+    run = trainer(2)
+    run.fit(rgrpo, datamodule=OneBatch(batch))
+    assert scorer.sizes == [[(48, 48), (64, 64), (48, 48)]] * 2
+    assert run.callback_metrics["scorer/images_encoded"] == 3
+    assert run.callback_metrics["scorer/cache_hit_rate"] == 1 - 3 / 5

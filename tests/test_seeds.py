@@ -1,0 +1,41 @@
+"""Tables and curves over seeds."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from regionr1.report.seeds import METHODS, POLICY_METRICS, SeedRun, draw_curves, seeds_table
+
+
+def run(policy: float, reference: float | None = 0.8) -> SeedRun:
+    values = {"full": 0.2, "policy": policy, "reference": reference, "warm_start": 0.25}
+    test = {
+        method: {name: None for name in POLICY_METRICS} | {"cond_recall_at_1": values.get(method)}
+        for method in METHODS
+    }
+    return {"fit_s": 61.0, "curve": [(16, 0.3), (32, policy)], "test": test}
+
+
+def test_table_shows_mean_spread_and_every_seed() -> None:
+    text = seeds_table({"balanced": {0: run(0.6), 3: run(0.4)}, "on_policy": {0: run(0.3)}})
+    lines = text.splitlines()
+    assert lines[0] == "| test CondR@1, balanced | mean ± sd | seed 0 | seed 3 |"
+    assert "| policy | 0.500 ± 0.141 | 0.600 | 0.400 |" in lines
+    assert "| policy / full | 2.500 ± 0.707 | 3.000 | 2.000 |" in lines
+    assert "| policy / reference | 0.625 ± 0.177 | 0.750 | 0.500 |" in lines
+    assert "| centre | - | - | - |" in lines
+    assert lines[-1] == "| on_policy | 0.300 | - | - | - | - | - | - | 61 s |"
+
+
+def test_without_reference_boxes_there_is_no_ratio() -> None:
+    assert "| policy / reference | - | - |" in seeds_table({"balanced": {0: run(0.6, None)}})
+
+
+def test_curves_are_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "curves.png"
+    runs = {"balanced": {0: run(0.6), 1: run(0.5)}, "on_policy": {0: run(0.3)}}
+    draw_curves(runs, {"full": 0.2, "warm_start": 0.25, "reference": None}, path)
+    with Image.open(path) as image:
+        pixels = {colour for _, colour in image.convert("RGB").getcolors(1 << 24) or []}
+    assert (217, 108, 0) in pixels and (42, 111, 176) in pixels
+    draw_curves({"balanced": {0: run(0.6)}}, {}, path)
