@@ -95,7 +95,7 @@ def test_pixel_scorer_sees_shape_and_not_brightness() -> None:
 
 def test_command_prints_and_writes(builtin_shards: Path, builtin_benchmark: Path, tmp_path, capsys):
     out = tmp_path / "deep" / "premise.json"
-    premise(builtin_shards, root=builtin_benchmark, split="val", out=out)
+    premise(builtin_shards, root=builtin_benchmark, split="val", scorer="pixels", out=out)
     printed = capsys.readouterr().out
     assert "pool recall" in printed and "random order" in printed
     rows = {row["method"]: row for row in json.loads(out.read_text())}
@@ -109,7 +109,7 @@ def test_command_prints_and_writes(builtin_shards: Path, builtin_benchmark: Path
 
 def test_refusals(builtin_shards: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
-        premise(builtin_shards, root=tmp_path / "nowhere")
+        premise(builtin_shards, root=tmp_path / "nowhere", scorer="pixels")
     with pytest.raises(UserError, match="no index"):
         premise(tmp_path)
     other = tmp_path / "other.safetensors"
@@ -117,13 +117,13 @@ def test_refusals(builtin_shards: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="embeddings were made with scorer"):
         premise(builtin_shards, scorer=str(other))
     with pytest.raises(UserError, match="cannot be written"):
-        premise(builtin_shards, split="val", out=other / "premise.json")
+        premise(builtin_shards, split="val", scorer="pixels", out=other / "premise.json")
     cut = tmp_path / "cut"
     shutil.copytree(builtin_shards, cut)
     tar = cut / "test-000000.tar"
     tar.write_bytes(tar.read_bytes()[:-4096])
     with pytest.raises(UserError, match="truncated"):
-        premise(cut)
+        premise(cut, scorer="pixels")
 
 
 def test_samples_are_read_once_in_order(tmp_path: Path) -> None:

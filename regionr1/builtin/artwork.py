@@ -1,7 +1,7 @@
 """The drawings that the built-in benchmark is made of, and who may see which.
 
-311 things in 8 categories, each (but two) drawn by three to five artists of open emoji sets (NOTICE
-beside the drawings; `scripts/make_artwork` made them). Entities are split once, by name, so that
+219 things in 8 categories, nearly all drawn by three artists or more (NOTICE beside the drawings;
+`scripts/make_artwork` made them). Entities were split once, at random in every category, so that
 what is tested was never seen while the scorer or the policy learned.
 """
 
@@ -19,14 +19,14 @@ from PIL import Image
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
-KB_ARTISTS = ("fluent", "twemoji")
-"""Draw the knowledge base, and never a query."""
 QUERY_ARTISTS = ("noto",)
 """Draw the queries, and never the knowledge base."""
-PRACTICE_ARTISTS = ("noto-v1",)
-"""Drawn for practice only: the scorer and the warm start learn from them, nothing is tested."""
+KB_ARTISTS = ("fluent", "twemoji", "emojione")
+"""Draw the knowledge base, and never a query."""
+PRACTICE_ARTISTS = ("fluent", "twemoji", "noto", "noto-v1")
+"""What the scorer and the warm start learn from."""
 UNSEEN_ARTIST = "emojione"
-"""Drawn for nobody: kept to ask whether the scorer generalises to a style it never saw."""
+"""Draws a third of the knowledge base in a style that neither scorer nor policy ever saw."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,9 @@ def things() -> tuple[Thing, ...]:
 
 @cache
 def practice_things() -> tuple[Thing, ...]:
-    """What the scorer and the warm start learn from: training entities, and look-alikes of entities
-    (a tram car beside the tram) that would make the benchmark a guess and stay out of it.
+    """What the scorer and the warm start learn from: training entities, and things of the same
+    categories that stay out of the benchmark, where they would only be guessed: look-alikes (a
+    tram car beside the tram) and things that two artists draw beyond recognition.
     """
     look_alikes = (
         Thing(name, category, "train")

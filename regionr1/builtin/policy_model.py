@@ -5,6 +5,7 @@ in patches of 16, which are not merged. Every number from 0 to 999 is one token,
 tokenizers, so a box takes four choices.
 """
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -58,6 +59,16 @@ def build_tokenizer(questions: Iterable[str]) -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         additional_special_tokens=list(SPECIAL),
     )
+
+
+def number_embeddings(width: int) -> torch.Tensor:
+    """(NUMBERS, width) unit rows of sines and cosines, so that near numbers start out alike.
+
+    A large language model knows the order of numbers; a small one would learn it from boxes.
+    """
+    wavelengths = torch.logspace(math.log10(8), math.log10(2 * NUMBERS), width // 2)
+    phases = torch.arange(NUMBERS)[:, None] * (2 * math.pi / wavelengths)
+    return torch.cat([phases.sin(), phases.cos()], 1) / math.sqrt(width / 2)
 
 
 def build_policy(
@@ -126,6 +137,9 @@ def build_policy(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2_5_VLForConditionalGeneration(config)
+    with torch.no_grad():
+        first = token("0")
+        model.get_input_embeddings().weight[first : first + NUMBERS] = number_embeddings(width)
     model.save_pretrained(folder)
     processor = ImageTextProcessor(
         Qwen2VLImageProcessorPil(

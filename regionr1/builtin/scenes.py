@@ -16,10 +16,10 @@ from regionr1.builtin.artwork import drawings
 
 SceneKind = Literal["cluttered", "lone", "dominant", "group"]
 KIND_SHARES: dict[SceneKind, float] = {
-    "cluttered": 0.66,
-    "lone": 0.12,
-    "dominant": 0.14,
-    "group": 0.08,
+    "cluttered": 0.8,
+    "lone": 0.07,
+    "dominant": 0.07,
+    "group": 0.06,
 }
 Box = tuple[int, int, int, int]
 
@@ -136,14 +136,18 @@ def compose(
                 taken.append(box)
         union = tuple(f(b[i] for b in taken) for i, f in enumerate((min, min, max, max)))
         return Scene(image, [Placed(*target, union)], kind)  # type: ignore[arg-type]
-    low, high = {"cluttered": (0.24, 0.5), "lone": (0.4, 0.75), "dominant": (0.66, 0.9)}[kind]
+    low, high = {"cluttered": (0.36, 0.58), "lone": (0.4, 0.75), "dominant": (0.66, 0.9)}[kind]
     box = paste(rng, image, sprite, float(rng.uniform(low, high)), taken, 0.0)
     if box is None:
         raise AssertionError("a sprite no larger than the empty scene always fits")
     taken.append(box)
     placed = [Placed(*target, box)]
-    low, high = (0.14, 0.24) if kind == "dominant" else (0.24, 0.58)
-    count = {"lone": 0, "dominant": int(rng.integers(0, 3)), "cluttered": int(rng.integers(1, 5))}
+    low, high = (0.14, 0.24) if kind == "dominant" else (0.36, 0.62)
+    count = {
+        "lone": 0,
+        "dominant": int(rng.integers(0, 3)),
+        "cluttered": int(rng.choice([1, 2, 3, 4], p=[0.48, 0.38, 0.1, 0.04])),
+    }
     for name, artist in others[: count[kind]]:
         box = paste(rng, image, drawings(artist)[name], float(rng.uniform(low, high)), taken, 0.12)
         if box:
