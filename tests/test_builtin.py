@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from regionr1.algorithm.answers import Decision
 from regionr1.builtin import artwork, questions, scenes
 from regionr1.builtin.benchmark import url, write_benchmark
 from regionr1.data.evqa import EvqaSource
 from regionr1.data.records import SkipReport
 from regionr1.errors import UserError
+from regionr1.modules.policy import CropPolicy
 
 ARTISTS = tuple(
     dict.fromkeys((*artwork.KB_ARTISTS, *artwork.QUERY_ARTISTS, *artwork.PRACTICE_ARTISTS))
@@ -230,3 +232,16 @@ def test_an_interrupted_writing_leaves_nothing(tmp_path, monkeypatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_benchmark(tmp_path / "out", train=1, val=1, test=1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_shipped_policy_answers_with_boxes_when_told_to() -> None:
+    """Numbers are not one run of token ids; a warm start that thought so answered in letters."""
+    policy = CropPolicy(max_new_tokens=12)
+    rng = np.random.default_rng(0)
+    images = [
+        scenes.compose(rng, (thing.name, "noto"), [], (256, 256), "lone").image
+        for thing in artwork.things()[:6]
+    ]
+    questions_asked = [questions.ask(rng, thing)[0] for thing in artwork.things()[:6]]
+    rollouts = policy.greedy(images, questions_asked, force_region=True)
+    assert (rollouts.decision == Decision.REGION).all(), rollouts.texts

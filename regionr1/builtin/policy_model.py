@@ -138,8 +138,9 @@ def build_policy(
         torch.manual_seed(seed)
         model = Qwen2_5_VLForConditionalGeneration(config)
     with torch.no_grad():
-        first = token("0")
-        model.get_input_embeddings().weight[first : first + NUMBERS] = number_embeddings(width)
+        # Digits are in the byte alphabet already, so the numbers' ids are not one run.
+        numbers = [token(str(n)) for n in range(NUMBERS)]
+        model.get_input_embeddings().weight[numbers] = number_embeddings(width)
     model.save_pretrained(folder)
     processor = ImageTextProcessor(
         Qwen2VLImageProcessorPil(
