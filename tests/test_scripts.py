@@ -1,4 +1,4 @@
-"""The scripts: their help, what the quickstart runs, and one tiny experiment."""
+"""The scripts: their help, and what the quickstart runs."""
 
 import os
 import re
