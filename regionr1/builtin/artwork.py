@@ -74,6 +74,15 @@ def practice_things() -> tuple[Thing, ...]:
     return (*(thing for thing in things() if thing.split == "train"), *look_alikes)
 
 
+@cache
+def salient() -> frozenset[str]:
+    """Names of the half of every split that stands out: the built-in scorer knows it most surely.
+
+    `scripts/train_scorer --salient` found them, from clean drawings by the artists of queries.
+    """
+    return frozenset(json.loads(files(__package__).joinpath("salient.json").read_text()))
+
+
 def _table() -> dict[str, dict[str, list[str]]]:
     return json.loads(files(__package__).joinpath("categories.json").read_text())
 

@@ -23,11 +23,12 @@ from regionr1.builtin.artwork import (
     Split,
     Thing,
     drawings,
+    salient,
     things,
 )
 from regionr1.errors import UserError
 
-VERSION = 1  # of what is drawn: raised whenever the same options give other files
+VERSION = 2  # of what is drawn: raised whenever the same options give other files
 SIZES = ((256, 256), (288, 224), (224, 288))
 LIVING = ("mammal", "bird", "plant", "fruit")
 SITE = "https://regionr1.example/wiki/"
@@ -156,7 +157,10 @@ def _write_query(
     cast = [thing for thing in things() if thing.split == split]
     target = cast[rng.integers(len(cast))]
     clutter = [thing for thing in cast if thing.category != target.category]
-    others = [clutter[i] for i in rng.permutation(len(clutter))[:4]]
+    clutter = [clutter[i] for i in rng.permutation(len(clutter))]
+    # What stands out misleads: the first other thing is one that the scorer knows well.
+    rival = next(thing for thing in clutter if thing.name in salient())
+    others = [rival, *(thing for thing in clutter if thing != rival)][:4]
     kinds = list(scenes.KIND_SHARES)
     kind = kinds[rng.choice(len(kinds), p=list(scenes.KIND_SHARES.values()))]
     size = SIZES[rng.integers(len(SIZES))]

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     PreTrainedTokenizerFast,
@@ -153,3 +154,15 @@ def build_policy(
         chat_template=CHAT_TEMPLATE,
     )
     processor.save_pretrained(folder)
+
+
+def save_weights(model: Qwen2_5_VLForConditionalGeneration, folder: Path) -> None:
+    """Writes weights in half precision, which halves the package; they are used in float32."""
+    state = {
+        name: value.half().contiguous()
+        for name, value in model.state_dict().items()
+        if name != "lm_head.weight"  # tied to the embeddings
+    }
+    partial = folder / "model.safetensors.partial"
+    save_file(state, partial, metadata={"format": "pt"})
+    partial.replace(folder / "model.safetensors")

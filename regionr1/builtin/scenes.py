@@ -16,11 +16,14 @@ from regionr1.builtin.artwork import drawings
 
 SceneKind = Literal["cluttered", "lone", "dominant", "group"]
 KIND_SHARES: dict[SceneKind, float] = {
-    "cluttered": 0.8,
-    "lone": 0.07,
-    "dominant": 0.07,
-    "group": 0.06,
+    "cluttered": 0.88,
+    "lone": 0.04,
+    "dominant": 0.04,
+    "group": 0.04,
 }
+CLUTTERED_TARGET = (0.44, 0.62)  # of the scene's short side
+CLUTTERED_RIVAL = (0.44, 0.64)  # the first other thing
+CLUTTERED_EXTRA = (0.20, 0.34)  # the rest
 Box = tuple[int, int, int, int]
 
 
@@ -93,20 +96,39 @@ def paste(
     overlap: float,
 ) -> Box | None:
     """Pastes a sprite whose longest side is `scale` of the scene's short side where it fits."""
-    factor = scale * min(image.size) / max(sprite.size)
+    box = _place(rng, image.size, sprite, scale, taken, overlap)
+    if box:
+        _paint(rng, image, sprite, box)
+    return box
+
+
+def _place(
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    sprite: Image.Image,
+    scale: float,
+    taken: list[Box],
+    overlap: float,
+) -> Box | None:
+    """A box for a sprite that no other box covers by more than `overlap`, if one is found."""
+    factor = scale * min(size) / max(sprite.size)
     w, h = (max(4, round(side * factor)) for side in sprite.size)
-    w, h = min(w, image.width), min(h, image.height)
+    w, h = min(w, size[0]), min(h, size[1])
     for _ in range(24):
-        x = int(rng.integers(0, image.width - w + 1))
-        y = int(rng.integers(0, image.height - h + 1))
+        x = int(rng.integers(0, size[0] - w + 1))
+        y = int(rng.integers(0, size[1] - h + 1))
         box = (x, y, x + w, y + h)
         if _covered(box, taken) <= overlap:
-            resized = sprite.resize((w, h), Image.Resampling.BILINEAR)
-            if rng.random() < 0.5:
-                resized = resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-            image.paste(resized, (x, y), resized)
             return box
     return None
+
+
+def _paint(rng: np.random.Generator, image: Image.Image, sprite: Image.Image, box: Box) -> None:
+    """Draws a sprite into its box, mirrored half of the time."""
+    resized = sprite.resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.BILINEAR)
+    if rng.random() < 0.5:
+        resized = resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    image.paste(resized, box[:2], resized)
 
 
 def compose(
@@ -136,24 +158,46 @@ def compose(
                 taken.append(box)
         union = tuple(f(b[i] for b in taken) for i, f in enumerate((min, min, max, max)))
         return Scene(image, [Placed(*target, union)], kind)  # type: ignore[arg-type]
-    low, high = {"cluttered": (0.36, 0.58), "lone": (0.4, 0.75), "dominant": (0.66, 0.9)}[kind]
+    if kind == "cluttered":
+        return Scene(image, _clutter(rng, image, target, others), kind)
+    low, high = (0.4, 0.75) if kind == "lone" else (0.66, 0.9)
     box = paste(rng, image, sprite, float(rng.uniform(low, high)), taken, 0.0)
     if box is None:
         raise AssertionError("a sprite no larger than the empty scene always fits")
     taken.append(box)
     placed = [Placed(*target, box)]
-    low, high = (0.14, 0.24) if kind == "dominant" else (0.36, 0.62)
-    count = {
-        "lone": 0,
-        "dominant": int(rng.integers(0, 3)),
-        "cluttered": int(rng.choice([1, 2, 3, 4], p=[0.48, 0.38, 0.1, 0.04])),
-    }
-    for name, artist in others[: count[kind]]:
-        box = paste(rng, image, drawings(artist)[name], float(rng.uniform(low, high)), taken, 0.12)
+    count = 0 if kind == "lone" else int(rng.integers(0, 3))
+    for name, artist in others[:count]:
+        box = paste(rng, image, drawings(artist)[name], float(rng.uniform(0.14, 0.24)), taken, 0.12)
         if box:
             taken.append(box)
             placed.append(Placed(name, artist, box))
     return Scene(image, placed, kind)
+
+
+def _clutter(
+    rng: np.random.Generator,
+    image: Image.Image,
+    target: tuple[str, str],
+    others: Sequence[tuple[str, str]],
+) -> list[Placed]:
+    """Draws the target, a rival of its size and up to two smaller things; all of them fit."""
+    cast = [target, *others[: int(rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15]))]]
+    while True:  # until everything fits: a scene without its rival would be the target's alone
+        ranges = [CLUTTERED_TARGET, CLUTTERED_RIVAL, CLUTTERED_EXTRA, CLUTTERED_EXTRA]
+        scales = [float(rng.uniform(*ranges[i])) for i in range(len(cast))]
+        boxes: dict[int, Box] = {}
+        for i in sorted(range(len(cast)), key=lambda i: -scales[i]):
+            name, artist = cast[i]
+            sprite = drawings(artist)[name]
+            box = _place(rng, image.size, sprite, scales[i], list(boxes.values()), 0.12)
+            if box is None:
+                break
+            boxes[i] = box
+        if len(boxes) == len(cast):
+            for i, box in boxes.items():
+                _paint(rng, image, drawings(cast[i][1])[cast[i][0]], box)
+            return [Placed(*cast[i], boxes[i]) for i in range(len(cast))]
 
 
 def portrait(rng: np.random.Generator, name: str, artist: str, side: int = 128) -> Image.Image:
