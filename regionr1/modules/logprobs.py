@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+from regionr1.algorithm.objective import Scored
 from regionr1.errors import UserError
 from regionr1.modules.prefix import continue_prefix, decision_logprobs, prefill, token_logits
 from regionr1.modules.prompt import Prompt, mrope_positions
@@ -33,6 +34,11 @@ class PolicyPass(NamedTuple):
     entropy: Tensor
     log_p_full: Tensor
     log_p_region: Tensor
+
+    @property
+    def scored(self) -> Scored:
+        """What the loss needs of it."""
+        return Scored(self.logp, self.log_p_full, self.log_p_region)
 
 
 def policy_pass(

@@ -11,6 +11,7 @@ from regionr1.algorithm.answers import Decision
 from regionr1.algorithm.boxes import area, clamp_unit
 from regionr1.data.batch import QueryBatch
 from regionr1.modules.evaluation import Views
+from regionr1.modules.reranker import Views as EncodedViews
 from regionr1.modules.rollout import Rollouts
 
 
@@ -57,6 +58,15 @@ def training_metrics(
     if full.any():
         metrics["reward/full"] = rewards[full].mean()
     return metrics
+
+
+def scorer_metrics(views: EncodedViews) -> dict[str, Tensor]:
+    """What the scorer had to encode for a step, and the share of crops it did not have to."""
+    hits = 1 - views.n_encoded / views.n_crops if views.n_crops else 0.0
+    return {
+        "scorer/images_encoded": torch.tensor(float(views.n_encoded)),
+        "scorer/cache_hit_rate": torch.tensor(hits),
+    }
 
 
 class ViewMetrics(nn.Module):

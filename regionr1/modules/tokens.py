@@ -39,6 +39,11 @@ class AnswerTokens:
             count += 1
         return self.full[:count]
 
+    def deciding(self, mask: Tensor) -> Tensor:
+        """(..., T) bool, the tokens of completions (..., T) that make the decision."""
+        first = torch.arange(mask.shape[-1], device=mask.device) <= len(self.shared)
+        return first & mask
+
     def to(self, device: torch.device) -> "AnswerTokens":
         """The same with its tensors on `device`."""
         return replace(self, eos=self.eos.to(device), banned=self.banned.to(device))
