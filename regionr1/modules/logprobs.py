@@ -13,7 +13,13 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from regionr1.algorithm.objective import Scored
 from regionr1.errors import UserError
-from regionr1.modules.prefix import continue_prefix, decision_logprobs, prefill, token_logits
+from regionr1.modules.prefix import (
+    continue_prefix,
+    decision_from_hidden,
+    decision_logprobs,
+    prefill,
+    token_logits,
+)
 from regionr1.modules.prompt import Prompt, mrope_positions
 from regionr1.modules.tokens import AnswerTokens
 
@@ -24,8 +30,9 @@ class PolicyPass(NamedTuple):
     """What one pass over B queries with G completions each yields.
 
     Attributes:
-        logp: (B, G, T) log-probability of each token at the policy's temperature; 0 off the mask.
-        entropy: (B, G, T) of each token's distribution in nats, no gradient; 0 off the mask.
+        logp: (B, G, T) log-probability of each token at the policy's temperature; 0 off the mask
+            and where a grammar forced the token.
+        entropy: (B, G, T) of each token's distribution in nats, no gradient; 0 there too.
         log_p_full: (B,) exact log pi(FULL) at temperature 1.
         log_p_region: (B,) exact log pi(REGION) at temperature 1.
     """
@@ -49,6 +56,7 @@ def policy_pass(
     mask: Tensor,
     temperature: float = 1.0,
     path: LogprobPath = "two_pass",
+    states: Tensor | None = None,
 ) -> PolicyPass:
     """Score completions under the policy; differentiable where gradients are enabled.
 
@@ -59,6 +67,7 @@ def policy_pass(
         completion_ids: (B, G, T)
         mask: (B, G, T) bool, True up to and including the end token.
         temperature: Logits are divided by it, as in sampling.
+        states: (B, G, T) states of the grammar, where the policy has one.
         path: `two_pass` (fast) or `dense` (reference; the one for gradient checkpointing).
 
     Raises:
@@ -77,15 +86,24 @@ def policy_pass(
     run = _two_pass if path == "two_pass" else _dense
     hidden, log_p_full, log_p_region = run(model, prompt, tokens, ids, keep, query)
     # select the labelled positions before the head: its (N, V) output is the largest tensor
-    logits = token_logits(model, hidden[keep], tokens.banned) / temperature
-    table = logits.log_softmax(-1)
-    chosen = table.gather(-1, ids[keep].unsqueeze(-1)).squeeze(-1)
+    label, grammar = keep, tokens.grammar
+    if grammar is not None:
+        if states is None:
+            raise ValueError("log-probabilities under a grammar need its states")
+        state = states.flatten(0, 1)
+        label = keep & (state >= 0)
+        logits = grammar.logits(model, hidden[label], state[label])
+        target = grammar.column(ids[label])
+    else:
+        logits, target = token_logits(model, hidden[label], tokens.banned), ids[label]
+    table = (logits / temperature).log_softmax(-1)
+    chosen = table.gather(-1, target.unsqueeze(-1)).squeeze(-1)
     with torch.no_grad():
         entropy = torch.special.entr(table.exp()).sum(-1)
     blank = torch.zeros(ids.shape, dtype=chosen.dtype, device=ids.device)
     return PolicyPass(
-        blank.masked_scatter(keep, chosen).view_as(completion_ids),
-        blank.masked_scatter(keep, entropy).view_as(completion_ids),
+        blank.masked_scatter(label, chosen).view_as(completion_ids),
+        blank.masked_scatter(label, entropy).view_as(completion_ids),
         log_p_full,
         log_p_region,
     )
@@ -127,11 +145,7 @@ def _dense(
     start = shared.expand(len(prompt.mask), -1)
     each = torch.arange(len(prompt.mask), device=ids.device)
     last = _dense_hidden(model, prompt, start, torch.ones_like(start, dtype=torch.bool), each)
-    logp = token_logits(model, last[:, width - 1 :], tokens.banned).log_softmax(-1)
-    before = logp[:, : len(shared)].gather(-1, start.unsqueeze(-1)).sum((1, 2))
-    decisive = logp[:, len(shared)]
-    full, region = tokens.full[len(shared)], tokens.region[len(shared)]
-    return hidden, before + decisive[:, full], before + decisive[:, region]
+    return hidden, *decision_from_hidden(model, last[:, width - 1 :], tokens)
 
 
 def _dense_hidden(

@@ -42,7 +42,7 @@ def training_metrics(
         "completions/mean_length": lengths.mean(),
         "completions/max_length": lengths.max(),
         "completions/clipped_ratio": (lengths >= max_length).float().mean(),
-        "entropy": (token_entropy.detach() * mask).sum() / mask.sum(),
+        "entropy": (token_entropy.detach() * mask).sum() / rollouts.chosen.sum(),
         "decision/region_rate": region.float().mean(),
         "decision/p_full": rollouts.p_full.mean(),
         "decision/entropy": (-p * p.log() - (1 - p) * (1 - p).log()).mean().float(),

@@ -41,6 +41,9 @@ class CropPolicy(LightningModule):
         lora_targets: Regular expression over module names; must stay off the vision tower.
         temperature: Of sampling and of log-probabilities.
         max_new_tokens: Most tokens of a completion.
+        grammar: Let answers follow the grammar only: scaffolding is fed in blocks, only the
+            decision and the digits are sampled, and probabilities are taken among what the grammar
+            allows. Leave it off for free reasoning before the answer.
         prompt: The user's message; `{question}` is replaced.
         dtype: Of the frozen weights: float32, bfloat16, float16 or auto.
         attn_implementation: sdpa, eager or flash_attention_2.
@@ -64,6 +67,7 @@ class CropPolicy(LightningModule):
         lora_targets: str = lora.LANGUAGE_MODEL_LINEARS,
         temperature: float = 1.0,
         max_new_tokens: int = 32,
+        grammar: bool = False,
         prompt: str = "{question}",
         dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32",
         attn_implementation: str = "sdpa",
@@ -85,9 +89,11 @@ class CropPolicy(LightningModule):
         self.processor = load_processor(source, revision)
         self.tokenizer = self.processor.tokenizer
         self.tokens = answer_tokens(
-            self.tokenizer, base.config, base.generation_config.eos_token_id
+            self.tokenizer, base.config, base.generation_config.eos_token_id, grammar
         )
         needed = max(len(self.tokens.full), len(self.tokens.region) + 1)
+        if self.tokens.grammar is not None:
+            needed = self.tokens.grammar.longest
         if max_new_tokens < needed:
             raise UserError(
                 f"max_new_tokens={max_new_tokens} cannot hold an answer: set at least {needed}"
@@ -182,6 +188,7 @@ class CropPolicy(LightningModule):
                 rollouts.mask,
                 self.temperature,
                 self.logprob_path,
+                rollouts.states,
             )
 
     @torch.no_grad()
@@ -238,13 +245,16 @@ class CropPolicy(LightningModule):
                 prefix = prefill(self.base, prompt)
                 log_p_full, log_p_region = decision_logprobs(self.base, prefix, self.tokens)
             with self.stage("decode"):
-                ids, mask = decode(self.base, prefix, self.tokens, plan, temperature, generator)
+                done = decode(
+                    self.base, prefix, self.tokens, plan, temperature, generator, prompt.seen_hw
+                )
         return read_rollouts(
             self.tokenizer,
             self.frame,
             prompt,
-            ids.unflatten(0, shape),
-            mask.unflatten(0, shape),
-            (plan[:, : ids.shape[1]] != FREE).unflatten(0, shape),
+            done.ids.unflatten(0, shape),
+            done.mask.unflatten(0, shape),
+            (plan[:, : done.ids.shape[1]] != FREE).unflatten(0, shape),
             (log_p_full.exp(), log_p_region.exp()),
+            None if done.states is None else done.states.unflatten(0, shape),
         )

@@ -209,7 +209,7 @@ class RGRPO(LightningModule):
         )  # fmt: skip
         region = torch.zeros(len(batch), size) if forced is None else forced == Decision.REGION
         group = Group(
-            mask=rollouts.mask,
+            mask=rollouts.chosen,
             dictated=rollouts.forced,
             decides=self.policy.tokens.deciding(rollouts.mask),
             region=region.bool().to(self.device),
