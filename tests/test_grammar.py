@@ -118,7 +118,9 @@ def test_jumping_ahead_changes_nothing(policy, images, temperature, monkeypatch)
     draws = torch.rand(
         2 * group, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
     )
-    scores = {path: policy_scores(policy, rollouts, path) for path in ("two_pass", "dense")}
+    scores = {
+        path: policy_scores(policy, rollouts, path) for path in ("two_pass", "packed", "dense")
+    }
     lengths = set()
     for b in range(2):
         for g in range(group):

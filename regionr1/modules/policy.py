@@ -22,6 +22,7 @@ from regionr1.modules.prefix import decision_logprobs, prefill
 from regionr1.modules.processor import load_processor
 from regionr1.modules.prompt import Prompt, build_prompt, process
 from regionr1.modules.rollout import Rollouts, read_rollouts
+from regionr1.modules.self_check import check_path
 from regionr1.modules.tokens import FREE, answer_tokens
 
 
@@ -46,9 +47,13 @@ class CropPolicy(LightningModule):
             allows. Leave it off for free reasoning before the answer.
         prompt: The user's message; `{question}` is replaced.
         dtype: Of the frozen weights: float32, bfloat16, float16 or auto.
-        attn_implementation: sdpa, eager or flash_attention_2.
-        logprob_path: `two_pass` (fast), or `dense` (repeats the prompt G times).
-        gradient_checkpointing: Trade compute for memory in the loss pass; needs `dense`.
+        attn_implementation: sdpa, eager or flash_attention_2; not the last for `packed`.
+        logprob_path: `two_pass` (prompt once, then its completions), `packed` (both in one row), or
+            `dense` (repeats the prompt G times).
+        gradient_checkpointing: Trade compute for memory in the loss pass; needs `packed` or
+            `dense`.
+        self_check: Compare logprob_path with `dense` on the first batch, gradients included, and
+            stop if they differ.
 
     Attributes:
         stage: Context around `processor`, `vision`, `prefill`, `decode`, `logprobs`; to time them.
@@ -73,6 +78,7 @@ class CropPolicy(LightningModule):
         attn_implementation: str = "sdpa",
         logprob_path: LogprobPath = "two_pass",
         gradient_checkpointing: bool = False,
+        self_check: bool = False,
     ) -> None:
         super().__init__()
         if temperature <= 0:
@@ -82,7 +88,7 @@ class CropPolicy(LightningModule):
         if gradient_checkpointing and logprob_path == "two_pass":
             raise UserError(
                 "gradient_checkpointing drops the cache that two_pass needs: set "
-                "logprob_path=dense or gradient_checkpointing=false"
+                "logprob_path=packed (or dense) or gradient_checkpointing=false"
             )
         source = resolve_source(model, revision)
         base = load_base(source, revision, dtype, attn_implementation)
@@ -110,6 +116,7 @@ class CropPolicy(LightningModule):
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
         self.logprob_path: LogprobPath = logprob_path
+        self.unchecked = self_check and logprob_path != "dense"
         self.stage = nullcontext
         # from_pretrained returns eval mode and Lightning never calls train()
         self.train()
@@ -179,17 +186,24 @@ class CropPolicy(LightningModule):
 
     def score(self, rollouts: Rollouts, use_adapter: bool = True) -> PolicyPass:
         """Log-probabilities, entropies and the exact decision; adapter off: reference policy."""
+        if self.unchecked and use_adapter:
+            self.unchecked = False
+            with evaluating(self), self.stage("self-check"):
+                check_path(self._pass, self.logprob_path, rollouts, list(self.parameters()))
         with self.adapter(use_adapter), self.stage("logprobs"):
-            return policy_pass(
-                self.base,
-                rollouts.prompt,
-                self.tokens,
-                rollouts.completion_ids,
-                rollouts.mask,
-                self.temperature,
-                self.logprob_path,
-                rollouts.states,
-            )
+            return self._pass(rollouts, self.logprob_path)
+
+    def _pass(self, rollouts: Rollouts, path: LogprobPath) -> PolicyPass:
+        return policy_pass(
+            self.base,
+            rollouts.prompt,
+            self.tokens,
+            rollouts.completion_ids,
+            rollouts.mask,
+            self.temperature,
+            path,
+            rollouts.states,
+        )
 
     @torch.no_grad()
     def p_full(
