@@ -18,6 +18,7 @@ from regionr1.algorithm.objective import Scored
 from regionr1.errors import UserError
 from regionr1.modules.packed import packed_hidden
 from regionr1.modules.prefix import (
+    Prefix,
     continue_prefix,
     decision_from_hidden,
     decision_logprobs,
@@ -61,6 +62,7 @@ def policy_pass(
     temperature: float = 1.0,
     path: LogprobPath = "two_pass",
     states: Tensor | None = None,
+    prefix: Prefix | None = None,
 ) -> PolicyPass:
     """Score completions under the policy; differentiable where gradients are enabled.
 
@@ -72,6 +74,7 @@ def policy_pass(
         mask: (B, G, T) bool, True up to and including the end token.
         temperature: Logits are divided by it, as in sampling.
         states: (B, G, T) states of the grammar, where the policy has one.
+        prefix: The prompts' prefill by this very policy, for `two_pass`; used up.
         path: `two_pass` or `packed` (fast; the latter for gradient checkpointing), or `dense`.
 
     Raises:
@@ -87,8 +90,12 @@ def policy_pass(
     ids, keep = completion_ids.flatten(0, 1), mask.flatten(0, 1)
     query = torch.arange(len(prompt.mask), device=ids.device)
     query = query.repeat_interleave(completion_ids.shape[1])
-    run = {"two_pass": _two_pass, "packed": _packed, "dense": _dense}[path]
-    hidden, log_p_full, log_p_region = run(model, prompt, tokens, ids, keep, query)
+    inputs = (model, prompt, tokens, ids, keep, query)
+    if path == "two_pass":
+        hidden, log_p_full, log_p_region = _two_pass(*inputs, prefix)
+    else:
+        run = _packed if path == "packed" else _dense
+        hidden, log_p_full, log_p_region = run(*inputs)
     # select the labelled positions before the head: its (N, V) output is the largest tensor
     label, grammar = keep, tokens.grammar
     if grammar is not None:
@@ -120,9 +127,11 @@ def _two_pass(
     ids: Tensor,
     keep: Tensor,
     query: Tensor,
+    prefix: Prefix | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(B * G, T, hidden) predicting each completion token, and the decision."""
-    prefix = prefill(model, prompt)
+    if prefix is None:
+        prefix = prefill(model, prompt)
     log_p_full, log_p_region = decision_logprobs(model, prefix, tokens)
     rows = prefix.repeat(len(query) // len(prefix.mask))
     hidden = rows.hidden[:, None]

@@ -18,12 +18,13 @@ from regionr1.modules import adapter as lora
 from regionr1.modules.decode import decode, evaluating
 from regionr1.modules.loading import load_base, resolve_source
 from regionr1.modules.logprobs import LogprobPath, PolicyPass, policy_pass
-from regionr1.modules.prefix import decision_logprobs, prefill
+from regionr1.modules.prefix import Prefix, decision_logprobs, prefill
 from regionr1.modules.processor import load_processor
 from regionr1.modules.prompt import Prompt, build_prompt, process
 from regionr1.modules.rollout import Rollouts, read_rollouts
 from regionr1.modules.self_check import check_path
 from regionr1.modules.tokens import FREE, answer_tokens
+from regionr1.modules.vision_cache import VisionCache
 
 
 class CropPolicy(LightningModule):
@@ -52,6 +53,8 @@ class CropPolicy(LightningModule):
             `dense` (repeats the prompt G times).
         gradient_checkpointing: Trade compute for memory in the loss pass; needs `packed` or
             `dense`.
+        vision_cache: Folder in which vision features are kept from epoch to epoch; see
+            `regionr1.modules.vision_cache`.
         self_check: Compare logprob_path with `dense` on the first batch, gradients included, and
             stop if they differ.
 
@@ -78,6 +81,7 @@ class CropPolicy(LightningModule):
         attn_implementation: str = "sdpa",
         logprob_path: LogprobPath = "two_pass",
         gradient_checkpointing: bool = False,
+        vision_cache: str | None = None,
         self_check: bool = False,
     ) -> None:
         super().__init__()
@@ -111,6 +115,7 @@ class CropPolicy(LightningModule):
             if adapter is not None
             else lora.add_lora(base, lora_rank, lora_alpha, lora_dropout, lora_targets)
         )
+        self.vision = VisionCache(self.base, vision_cache)
         self.frame = CoordFrame("absolute_seen")
         self.prompt = prompt
         self.temperature = temperature
@@ -137,9 +142,9 @@ class CropPolicy(LightningModule):
         with self.stage("processor"):
             inputs = process(self.processor, images, questions, self.prompt)
         with self.stage("vision"):
-            return build_prompt(self.base, inputs, self.processor.image_processor.patch_size)
+            patch_size = self.processor.image_processor.patch_size
+            return build_prompt(self.base, inputs, patch_size, self.vision)
 
-    @torch.no_grad()
     def sample(
         self,
         images: Sequence[Image.Image],
@@ -150,6 +155,9 @@ class CropPolicy(LightningModule):
     ) -> Rollouts:
         """Sample G answers per query, in eval mode whatever the mode is.
 
+        Where gradients are enabled and the loss pass would prefill the same, the prefill keeps its
+        gradient and that pass goes on from it.
+
         Args:
             images: B images.
             questions: B questions.
@@ -158,7 +166,11 @@ class CropPolicy(LightningModule):
                 whole answer, REGION its tokens up to the first number.
             generator: Randomness, on the policy's device.
         """
-        return self._roll_out(images, questions, group_size, forced, self.temperature, generator)
+        keep = torch.is_grad_enabled() and self.prefill_is_exact
+        with torch.no_grad():
+            return self._roll_out(
+                images, questions, group_size, forced, self.temperature, generator, keep
+            )
 
     @torch.no_grad()
     def greedy(
@@ -190,10 +202,22 @@ class CropPolicy(LightningModule):
             self.unchecked = False
             with evaluating(self), self.stage("self-check"):
                 check_path(self._pass, self.logprob_path, rollouts, list(self.parameters()))
+        prefix = None
+        if use_adapter and torch.is_grad_enabled():  # its gradient serves once
+            prefix, rollouts.prefix = rollouts.prefix, None
         with self.adapter(use_adapter), self.stage("logprobs"):
-            return self._pass(rollouts, self.logprob_path)
+            return self._pass(rollouts, self.logprob_path, prefix)
 
-    def _pass(self, rollouts: Rollouts, path: LogprobPath) -> PolicyPass:
+    @property
+    def prefill_is_exact(self) -> bool:
+        """Whether a loss pass would prefill exactly as sampling does."""
+        dropout = any(m.p > 0 for m in self.base.modules() if isinstance(m, torch.nn.Dropout))
+        noisy = dropout or self.base.config.get_text_config().attention_dropout > 0
+        return self.logprob_path == "two_pass" and not (self.training and noisy)
+
+    def _pass(
+        self, rollouts: Rollouts, path: LogprobPath, prefix: Prefix | None = None
+    ) -> PolicyPass:
         return policy_pass(
             self.base,
             rollouts.prompt,
@@ -203,6 +227,7 @@ class CropPolicy(LightningModule):
             self.temperature,
             path,
             rollouts.states,
+            prefix,
         )
 
     @torch.no_grad()
@@ -244,6 +269,7 @@ class CropPolicy(LightningModule):
         forced: Tensor | None,
         temperature: float | None,
         generator: torch.Generator | None,
+        keep_prefill: bool = False,
     ) -> Rollouts:
         if group_size < 1:
             raise UserError(f"group_size must be at least 1, not {group_size}")
@@ -256,13 +282,15 @@ class CropPolicy(LightningModule):
             prompt = self.encode(images, questions)
             plan = self.tokens.plan(forced.to(prompt.mask.device), self.max_new_tokens)
             with self.stage("prefill"):
-                prefix = prefill(self.base, prompt)
+                with torch.set_grad_enabled(keep_prefill):
+                    kept = prefill(self.base, prompt)
+                prefix = kept.detached()
                 log_p_full, log_p_region = decision_logprobs(self.base, prefix, self.tokens)
             with self.stage("decode"):
                 done = decode(
                     self.base, prefix, self.tokens, plan, temperature, generator, prompt.seen_hw
                 )
-        return read_rollouts(
+        rollouts = read_rollouts(
             self.tokenizer,
             self.frame,
             prompt,
@@ -272,3 +300,5 @@ class CropPolicy(LightningModule):
             (log_p_full.exp(), log_p_region.exp()),
             None if done.states is None else done.states.unflatten(0, shape),
         )
+        rollouts.prefix = kept if keep_prefill else None
+        return rollouts

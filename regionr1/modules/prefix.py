@@ -1,5 +1,6 @@
 """The shared prefix: one prefill per query, from which every completion of its group continues."""
 
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,14 @@ class Prefix:
     hidden: Tensor
     mask: Tensor
     next_position: Tensor
+
+    def detached(self) -> "Prefix":
+        """The same without gradient; growing, repeating or selecting it leaves this one alone."""
+        cache = copy(self.cache)
+        cache.layers = [copy(layer) for layer in self.cache.layers]
+        for layer in cache.layers:
+            layer.keys, layer.values = layer.keys.detach(), layer.values.detach()
+        return Prefix(cache, self.hidden.detach(), self.mask, self.next_position)
 
     def repeat(self, times: int) -> "Prefix":
         """Every row `times` in a row: (B * times), differentiable."""

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from regionr1.algorithm.answers import Action, Decision, parse_answer
 from regionr1.algorithm.boxes import CoordFrame
+from regionr1.modules.prefix import Prefix
 from regionr1.modules.prompt import Prompt
 
 
@@ -30,6 +31,8 @@ class Rollouts:
         seen_hw: (B, 2) height and width in pixels of the image that the model saw.
         states: (B, G, T) state of the grammar where it left a choice, -1 elsewhere; None without a
             grammar.
+        prefix: The prefill with its gradient, for the first loss pass to go on from; None where
+            that pass would compute another.
     """
 
     prompt: Prompt
@@ -44,6 +47,7 @@ class Rollouts:
     p_region: Tensor
     seen_hw: Tensor
     states: Tensor | None = None
+    prefix: Prefix | None = None
 
     @property
     def chosen(self) -> Tensor:
