@@ -176,6 +176,15 @@ def test_k3_is_never_negative_and_nothing_at_the_reference(logp, ref_logp):
     assert kl_k3(logp, logp) == 0
 
 
+def test_k3_of_a_dictated_token_is_finite_and_still_pulls():
+    logp = torch.tensor([-200.0, -9.9, -10.1], requires_grad=True)
+    k3 = kl_k3(logp, torch.zeros(3))
+    assert k3[1].item() == pytest.approx(math.expm1(9.9) - 9.9)
+    assert k3[2].item() == pytest.approx(math.expm1(10) - 10.1 + 0.1 * math.exp(10))
+    k3.sum().backward()
+    assert k3[0].isfinite() and logp.grad[0].item() == pytest.approx(1 - math.exp(10))
+
+
 def test_k3_estimates_the_kl():
     policy = torch.tensor([0.5, 0.3, 0.2])
     reference = torch.tensor([0.2, 0.3, 0.5])

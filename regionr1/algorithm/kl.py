@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 # Below this, what is left of 1 after FULL and REGION is rounding, and its logarithm is noise.
 _LEAST_REST = 1e-6
+_STEEPEST = 10.0
 
 
 def kl_k3(logp: Tensor, ref_logp: Tensor, old_logp: Tensor | None = None) -> Tensor:
@@ -16,6 +19,9 @@ def kl_k3(logp: Tensor, ref_logp: Tensor, old_logp: Tensor | None = None) -> Ten
     right in the mean but its gradient is that of KL(pi_ref || pi), weighted; times the ratio
     pi / pi_old the gradient is that of KL(pi || pi_ref) too.
 
+    Beyond d = 10 it goes on as a straight line. A policy's own samples do not get there, but tokens
+    that a quota dictated do, where exp(d) would overflow.
+
     Args:
         logp: (B, G, T) under the policy, with gradient.
         ref_logp: (B, G, T) under the reference.
@@ -23,7 +29,8 @@ def kl_k3(logp: Tensor, ref_logp: Tensor, old_logp: Tensor | None = None) -> Ten
             `logp.detach()` when that is this policy. None leaves the ratio out.
     """
     gap = ref_logp.detach() - logp
-    k3 = gap.expm1() - gap
+    steep = gap.clamp(max=_STEEPEST)
+    k3 = steep.expm1() - gap + (gap - steep) * math.exp(_STEEPEST)
     return k3 if old_logp is None else (logp - old_logp).exp() * k3
 
 

@@ -59,7 +59,8 @@ class CropPolicy(LightningModule):
             stop if they differ.
 
     Attributes:
-        stage: Context around `processor`, `vision`, `prefill`, `decode`, `logprobs`; to time them.
+        stage: Context around `processor`, `vision`, `prefill`, `decode`, `logprobs` and
+            `reference`; to time them.
     """
 
     stage: Callable[[str], AbstractContextManager]
@@ -205,7 +206,7 @@ class CropPolicy(LightningModule):
         prefix = None
         if use_adapter and torch.is_grad_enabled():  # its gradient serves once
             prefix, rollouts.prefix = rollouts.prefix, None
-        with self.adapter(use_adapter), self.stage("logprobs"):
+        with self.adapter(use_adapter), self.stage("logprobs" if use_adapter else "reference"):
             return self._pass(rollouts, self.logprob_path, prefix)
 
     @property
