@@ -215,6 +215,7 @@ def test_exact_groups_hold_regions_only_and_the_decision_is_learned(policy) -> N
     assert all(text.startswith('{"bbox_2d": [') for row in rollouts.texts for text in row)
     logged = {name: float(value) for name, value in run.callback_metrics.items()}
     assert logged["reward/full"] == pytest.approx(0.1)
+    assert logged["decision/gain"] == pytest.approx(-1 - 0.1)
     p_other = 1 - rollouts.p_full - rollouts.p_region
     assert p_other.min() > 0
     # Random weights never close the bracket, so every rollout is INVALID and earns -1.

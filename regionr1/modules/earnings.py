@@ -11,11 +11,13 @@ from torch.nn.functional import pad
 
 from regionr1.algorithm.answers import Decision
 from regionr1.algorithm.boxes import CropPrior
+from regionr1.algorithm.objective import Group
 from regionr1.algorithm.rewards import RewardWeights, reward_parts, total
 from regionr1.data.batch import QueryBatch
 from regionr1.modules.crops import crop_rectangles
 from regionr1.modules.reranker import RewardReranker, Views
 from regionr1.modules.rollout import Rollouts
+from regionr1.modules.tokens import AnswerTokens
 
 KNOWN = (Decision.FULL, Decision.INVALID)  # what they earn takes no rollout
 
@@ -36,6 +38,32 @@ class Earnings(NamedTuple):
     full: Tensor
     invalid: Tensor
     views: Views
+
+
+def as_group(
+    rollouts: Rollouts, tokens: AnswerTokens, rewards: Tensor, full: Tensor, other: Tensor
+) -> Group:
+    """What the loss needs of rollouts.
+
+    Args:
+        rollouts: G answers to each of B queries.
+        tokens: The answers' tokens.
+        rewards: (B, G).
+        full: (B,) what FULL would earn.
+        other: (B,) what an answer that is neither FULL nor REGION would earn.
+    """
+    decisive = len(tokens.shared)
+    region = rollouts.completion_ids[..., decisive] == tokens.region[decisive]
+    return Group(
+        mask=rollouts.chosen,
+        dictated=rollouts.forced,
+        decides=tokens.deciding(rollouts.mask),
+        region=region & rollouts.forced[..., decisive],
+        decision=rollouts.decision,
+        rewards=rewards,
+        full_reward=full,
+        other_reward=other,
+    )
 
 
 def earn(

@@ -19,16 +19,15 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from regionr1.algorithm.answers import Decision
 from regionr1.algorithm.boxes import CropPrior
 from regionr1.algorithm.losses import LossShape, LossType, RatioLevel
-from regionr1.algorithm.objective import Decider, Group, Kl, Objective, step_loss
+from regionr1.algorithm.objective import Decider, Group, Kl, Objective, Scored, step_loss
 from regionr1.algorithm.rewards import RewardWeights
 from regionr1.data.batch import QueryBatch
 from regionr1.data.datamodule import RerankDataModule
 from regionr1.errors import UserError
 from regionr1.modules import measures, sampling
-from regionr1.modules.earnings import Earnings, earn
+from regionr1.modules.earnings import Earnings, as_group, earn
 from regionr1.modules.evaluation import Evaluator
 from regionr1.modules.policy import CropPolicy
 from regionr1.modules.reranker import RewardReranker
@@ -162,14 +161,11 @@ class RGRPO(LightningModule):
         rollouts, earned, group = self.drawn
         now = self.policy.score(rollouts)
         if self.iteration == 0:
-            self.old_logp = now.logp.detach()
-        reference = None
-        if self.objective.kl_weight > 0:
-            with torch.no_grad():
-                reference = self.policy.score(rollouts, use_adapter=False).scored
+            self.fixed = (now.logp.detach(), self._reference(rollouts))
+        old_logp, reference = self.fixed
         loss, of_loss = step_loss(
-            self.objective, group, now.scored, self.old_logp if self.iteration else None,
-            reference, self._tokens(group),
+            self.objective, group, now.scored, old_logp if self.iteration else None, reference,
+            self._tokens(group),
         )  # fmt: skip
 
         logged = measures.training_metrics(
@@ -179,6 +175,7 @@ class RGRPO(LightningModule):
         if self.objective.decision == "exact":  # rollouts of boxes alone do not tell these
             logged["decision/region_rate"] = rollouts.p_region.mean()
             logged["reward/full"] = earned.full.mean()
+            logged["decision/gain"] = (earned.rewards.mean(1) - earned.full).mean()
         logged |= of_loss  # with the expected reward, if the decision is exact
         size = len(batch)
         self.log("loss", loss.detach(), prog_bar=True, batch_size=size)
@@ -192,7 +189,14 @@ class RGRPO(LightningModule):
             self.iteration = iteration
             super().optimizer_step(*args, **kwargs)
         self.iteration = 0
-        del self.drawn, self.old_logp
+        del self.drawn, self.fixed
+
+    @torch.no_grad()
+    def _reference(self, rollouts: Rollouts) -> Scored | None:
+        """The policy without its adapter, where the loss has a KL term."""
+        if self.objective.kl_weight == 0:
+            return None
+        return self.policy.score(rollouts, use_adapter=False).scored
 
     def _draw(self, batch: QueryBatch, batch_idx: int) -> tuple[Rollouts, Earnings, Group]:
         """Rollouts of B queries and what they earned."""
@@ -207,17 +211,7 @@ class RGRPO(LightningModule):
             batch, rollouts, self.reranker, self.crop_prior, self.reward, self.global_step,
             self._profile,
         )  # fmt: skip
-        region = torch.zeros(len(batch), size) if forced is None else forced == Decision.REGION
-        group = Group(
-            mask=rollouts.chosen,
-            dictated=rollouts.forced,
-            decides=self.policy.tokens.deciding(rollouts.mask),
-            region=region.bool().to(self.device),
-            decision=rollouts.decision,
-            rewards=earned.rewards,
-            full_reward=earned.full,
-            other_reward=earned.invalid,
-        )
+        group = as_group(rollouts, self.policy.tokens, earned.rewards, earned.full, earned.invalid)
         return rollouts, earned, group
 
     def _tokens(self, group: Group) -> Tensor | None:

@@ -4,6 +4,7 @@ import ctypes
 import gc
 import platform
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,12 +30,15 @@ class Cost:
     Attributes:
         steps: How many.
         seconds: Wall time by stage.
+        processor_s: Time on the CPU's cores, all threads together: what other programs on the same
+            machine hardly change.
         passed: Images and tokens through each model.
         peak_bytes: Most memory above what was in use before.
     """
 
     steps: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    processor_s: float = 0.0
     passed: Counter[str] = field(default_factory=Counter)
     peak_bytes: int = 0
 
@@ -51,8 +55,10 @@ def measure(
     profiler = StageProfiler()
     policy.stage = profiler.profile
     with _count(policy, reranker, into.passed), _peak(into):
+        begin = time.process_time()
         with profiler.profile("run_training_batch"):
             step()
+        into.processor_s += time.process_time() - begin
     into.steps += 1
     for stage, seconds in profiler.seconds.items():
         into.seconds["loss and the rest" if stage == "Lightning" else stage] += seconds

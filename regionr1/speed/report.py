@@ -106,7 +106,10 @@ def _compare(
         f"completion={answer} tokens, {choices} of them choices (the decision is one)"
     )
     if brief:
-        print(f"{head}: " + ", ".join(f"{n} {c.step_s:.3f} s" for n, c in costs.items()))
+        shown = (f"{n} {c.step_s:.3f} s, on the processor {c.processor_s / c.steps:.3f} s, "
+                 f"{c.passed['images through the scorer'] / c.steps:.0f} images scored"
+                 for n, c in costs.items())  # fmt: skip
+        print(f"{head}: {'; '.join(shown)}")
         return
     print(f"\n{head}; KL weight {args.kl}; {args.rounds} timed steps of each way, in turns")
     flop_s, bytes_s = machine_speed(device, policy.base.lm_head.weight.dtype)
@@ -124,7 +127,10 @@ def _compare(
               f"{least:.3f} s here; measured {cost.step_s:.3f} s")  # fmt: skip
     if not args.skip_dense:
         ratio = costs["dense"].step_s / costs["ours"].step_s
-        print(f"\nours is {ratio:.1f} times faster per step")
+        busy = costs["dense"].processor_s / costs["ours"].processor_s
+        print(
+            f"\nours is {ratio:.1f} times faster per step, and {busy:.1f} times in processor time"
+        )
     if not args.skip_gap:
         loss, grad = stepper.gap()
         print(f"same rollouts, {args.path} against dense: loss {loss:.1e} and gradients {grad:.1e} "
@@ -133,7 +139,8 @@ def _compare(
 
 def _table(name: str, cost: Cost) -> None:
     total = sum(cost.seconds.values())
-    print(f"\n{name}: {cost.step_s:.3f} s a step")
+    print(f"\n{name}: {cost.step_s:.3f} s a step, {cost.processor_s / cost.steps:.3f} s of them "
+          "on the processor")  # fmt: skip
     for stage, seconds in sorted(cost.seconds.items(), key=lambda item: -item[1]):
         print(f"  {stage:<20} {seconds / cost.steps:8.3f} s  {seconds / total:6.1%}")
     for what, number in cost.passed.items():

@@ -17,7 +17,7 @@ from torch import Tensor
 from regionr1.algorithm.answers import Decision
 from regionr1.algorithm.objective import Group, Objective, Scored, step_loss
 from regionr1.modules.decode import decode, evaluating
-from regionr1.modules.earnings import earn
+from regionr1.modules.earnings import as_group, earn
 from regionr1.modules.logprobs import policy_pass
 from regionr1.modules.policy import CropPolicy
 from regionr1.modules.prefix import prefill
@@ -66,7 +66,7 @@ class Stepper:
         if self.objective.kl_weight > 0:
             with torch.no_grad():
                 reference = self.policy.score(rollouts, use_adapter=False).scored
-        group = self.group(rollouts, rewards, known)
+        group = as_group(rollouts, self.policy.tokens, rewards, *known)
         loss, _ = step_loss(self.objective, group, now.scored, reference=reference)
         with self.stage("backward"):
             loss.backward()
@@ -125,7 +125,7 @@ class Stepper:
         with torch.no_grad():
             rollouts = self.policy.sample(batch.images, batch.questions, self.group_size, forced)
         rewards, known = self._rewards(rollouts)
-        group = self.group(rollouts, rewards, known)
+        group = as_group(rollouts, self.policy.tokens, rewards, *known)
         path, found = self.policy.logprob_path, []
         for name in (path, "dense"):
             self.policy.logprob_path = name
@@ -144,19 +144,6 @@ class Stepper:
         return (
             float((loss - plain_loss).abs() / plain_loss.abs()),
             float((grad - plain_grad).norm() / plain_grad.norm()),
-        )
-
-    def group(self, rollouts: Rollouts, rewards: Tensor, known: tuple[Tensor, Tensor]) -> Group:
-        """What the loss needs of rollouts."""
-        return Group(
-            mask=rollouts.chosen,
-            dictated=rollouts.forced,
-            decides=self.policy.tokens.deciding(rollouts.mask),
-            region=rollouts.forced.any(-1),
-            decision=rollouts.decision,
-            rewards=rewards,
-            full_reward=known[0],
-            other_reward=known[1],
         )
 
     def _rewards(self, rollouts: Rollouts) -> tuple[Tensor, tuple[Tensor, Tensor]]:
