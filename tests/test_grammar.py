@@ -186,6 +186,20 @@ def test_numbers_in_one_token_take_one_choice_each() -> None:
         grammar.start(torch.tensor([[10000, 90]]))
 
 
+def test_the_shipped_policy_speaks_the_grammar(images) -> None:
+    policy = CropPolicy("builtin", max_new_tokens=12, grammar=True)
+    calls = []
+    hook = policy.base.model.language_model.register_forward_pre_hook(
+        lambda m, args, kwargs: calls.append(1), with_kwargs=True
+    )
+    forced = torch.full((2, 4), int(Decision.REGION))
+    rollouts = policy.sample(images, QUESTIONS, 4, forced)
+    hook.remove()
+    assert len(calls) == 1 + 4, "a prefill and four numbers, the last of which is not fed"
+    readable = [a for row in rollouts.actions for a in row if "no area" not in a.reason]
+    assert all(action.decision == Decision.REGION for action in readable)
+
+
 @pytest.mark.parametrize("piece", ["12", ", 4", "]}<", "[7"])
 def test_a_tokenizer_that_spells_otherwise_is_refused(piece) -> None:
     tokenizer = build_tokenizer([piece])
