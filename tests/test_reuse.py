@@ -64,6 +64,17 @@ def test_a_prefill_that_the_loss_would_not_make_is_not_reused(folder, images, op
     assert opened(folder, **options).sample(images, QUESTIONS, 2).prefix is None
 
 
+def test_a_prefill_of_another_mode_is_not_reused(folder, images) -> None:
+    policy = opened(folder, lora_dropout=0.5).eval()
+    rollouts = policy.sample(images, QUESTIONS, 2)
+    assert rollouts.prefix is not None
+    policy.train()
+    torch.manual_seed(0)
+    first = policy.score(rollouts).logp
+    torch.manual_seed(0)
+    assert torch.equal(policy.score(rollouts).logp, first), "both prefilled with dropout"
+
+
 def test_evaluation_keeps_no_prefill(folder, images) -> None:
     policy = opened(folder)
     with torch.no_grad():

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import Qwen2_5_VLForConditionalGeneration
 
 from regionr1.algorithm.objective import Objective
+from regionr1.builtin.policy_model import SPECIAL
 from regionr1.errors import UserError
 from regionr1.modules.policy import CropPolicy
 from regionr1.modules.reranker import RewardReranker
 from regionr1.speed.floor import step_floor
 from regionr1.speed.measure import Cost, measure
 from regionr1.speed.report import _variations
-from regionr1.speed.shapes import SHAPES, build_shape
+from regionr1.speed.shapes import SHAPES, build_shape, shape_config
 from regionr1.speed.steps import Stepper
 from regionr1.speed.work import make_work
 
@@ -89,11 +91,14 @@ def test_floors_by_hand(policy) -> None:
     assert dense.seconds(1e9, 1e12) == dense.flop / 1e9
 
 
-def test_medium_is_as_large_as_promised() -> None:
-    shape = SHAPES["medium"]
-    heads = shape.width // shape.heads
-    layer = shape.width * (2 * shape.width + 2 * shape.kv_heads * heads + 3 * shape.inner)
-    assert shape.depth * layer + shape.vocabulary * shape.width >= 20e6
+def test_shapes_are_as_large_as_promised() -> None:
+    sizes = {}
+    for name in ("medium", "3b"):
+        with torch.device("meta"):  # sizes without memory
+            model = Qwen2_5_VLForConditionalGeneration(shape_config(SHAPES[name], [*SPECIAL].index))
+        sizes[name] = sum(p.numel() for p in model.parameters())
+    assert sizes["medium"] >= 20e6
+    assert sizes["3b"] == pytest.approx(3.755e9, rel=1e-3)  # Qwen2.5-VL-3B-Instruct
 
 
 def test_growth_varies_one_option_at_a_time() -> None:

@@ -206,6 +206,7 @@ class CropPolicy(LightningModule):
         prefix = None
         if use_adapter and torch.is_grad_enabled():  # its gradient serves once
             prefix, rollouts.prefix = rollouts.prefix, None
+            prefix = prefix if self.prefill_is_exact else None  # the mode may have changed
         with self.adapter(use_adapter), self.stage("logprobs" if use_adapter else "reference"):
             return self._pass(rollouts, self.logprob_path, prefix)
 

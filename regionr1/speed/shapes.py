@@ -4,6 +4,7 @@ Speed does not depend on what weights say. The tokenizer spells an answer in the
 Qwen2.5's, so that completions are as long as the real ones.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,8 +65,22 @@ SHAPES = {
 def build_shape(folder: Path, shape: Shape, dtype: torch.dtype = torch.float32) -> None:
     """Writes a folder that `CropPolicy` opens."""
     tokenizer = _tokenizer(shape.vocabulary)
-    token = tokenizer.convert_tokens_to_ids
-    config = Qwen2_5_VLConfig(
+    config = shape_config(shape, tokenizer.convert_tokens_to_ids)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        model = Qwen2_5_VLForConditionalGeneration(config)
+    finally:
+        torch.set_default_dtype(before)
+    model.save_pretrained(folder)
+    size = {"shortest_edge": (PATCH * MERGE) ** 2, "longest_edge": 16384 * (PATCH * MERGE) ** 2}
+    images = Qwen2VLImageProcessorPil(patch_size=PATCH, merge_size=MERGE, size=size)
+    ImageTextProcessor(images, tokenizer, chat_template=CHAT_TEMPLATE).save_pretrained(folder)
+
+
+def shape_config(shape: Shape, token: Callable[[str], int]) -> Qwen2_5_VLConfig:
+    """The config of a shape; `token` gives the ids of special tokens."""
+    return Qwen2_5_VLConfig(
         text_config={
             "vocab_size": shape.vocabulary,
             "hidden_size": shape.width,
@@ -101,16 +116,6 @@ def build_shape(folder: Path, shape: Shape, dtype: torch.dtype = torch.float32) 
         vision_end_token_id=token("<|vision_end|>"),
         tie_word_embeddings=True,
     )
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        model = Qwen2_5_VLForConditionalGeneration(config)
-    finally:
-        torch.set_default_dtype(before)
-    model.save_pretrained(folder)
-    size = {"shortest_edge": (PATCH * MERGE) ** 2, "longest_edge": 16384 * (PATCH * MERGE) ** 2}
-    images = Qwen2VLImageProcessorPil(patch_size=PATCH, merge_size=MERGE, size=size)
-    ImageTextProcessor(images, tokenizer, chat_template=CHAT_TEMPLATE).save_pretrained(folder)
 
 
 def _tokenizer(size: int) -> PreTrainedTokenizerFast:
