@@ -7,7 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regionr1.algorithm.advantages import dead_group_fraction, group_advantages
+from regionr1.algorithm.advantages import (
+    dead_group_fraction,
+    group_advantages,
+    stratified_advantages,
+)
 from regionr1.errors import UserError
 
 REWARDS = torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 6.0]])
@@ -68,3 +72,22 @@ def test_unknown_options_are_refused():
         group_advantages(REWARDS, scale="std")
     with pytest.raises(UserError, match="'median'"):
         group_advantages(REWARDS, baseline="median")
+
+
+def test_stratified_by_hand():
+    decision = torch.tensor([[1, 1, 0], [0, 1, 1]])
+    inside = torch.tensor([[-0.5, 0.5, 0.0], [0.0, -3.0, 3.0]])
+    assert stratified_advantages(REWARDS, decision, "none", 1.0).equal(inside)
+    half = (inside + group_advantages(REWARDS)) / 2
+    assert stratified_advantages(REWARDS, decision, "none", 0.5).equal(half)
+    std = torch.tensor([[math.sqrt(0.5)], [math.sqrt(18)]])
+    scaled = stratified_advantages(REWARDS, decision, "group", 1.0)
+    assert scaled.allclose(inside / (std + 1e-4))
+    with pytest.raises(UserError, match="stratified"):
+        stratified_advantages(REWARDS, decision, "none", 1.5)
+
+
+def test_a_tied_stratum_has_exactly_no_advantage():
+    rewards = torch.tensor([[0.1, 0.1, 0.1, 7.0]])
+    decision = torch.tensor([[0, 0, 0, 1]])
+    assert (stratified_advantages(rewards, decision, "group", 1.0) == 0).all()

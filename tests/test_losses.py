@@ -7,11 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regionr1.algorithm.losses import aggregate, kl_k3, policy_loss
+from regionr1.algorithm.kl import decision_kl, kl_k3
+from regionr1.algorithm.losses import LossShape, aggregate, policy_loss
 from regionr1.errors import UserError
 
 # One query, two rollouts of 1 and 3 tokens.
 MASK = torch.tensor([[[True, False, False], [True, True, True]]])
+ALL = ["grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"]
 TOKENS = torch.tensor([[[2.0, 9.0, 9.0], [1.0, 2.0, 6.0]]])
 
 
@@ -19,13 +21,20 @@ def test_how_each_type_averages():
     assert aggregate(TOKENS, MASK, "grpo") == (2 + 3) / 2
     assert aggregate(TOKENS, MASK, "dapo") == 11 / 4
     assert aggregate(TOKENS, MASK, "dr_grpo", 10) == pytest.approx(11 / 20)
+    assert aggregate(TOKENS, MASK, "luspo") == (2 + 9) / 2
+    assert aggregate(TOKENS, MASK, "sapo") == (2 + 3) / 2
+    for kind in ("bnpo", "cispo", "vespo"):
+        assert aggregate(TOKENS, MASK, kind) == 11 / 4
+    eight = torch.tensor(8)  # tokens of a batch, averaged over ranks
+    assert aggregate(TOKENS, MASK, "dapo", tokens=eight) == 11 / 8
+    assert aggregate(TOKENS, MASK, "bnpo", tokens=eight) == 11 / 4  # of this batch alone
 
 
-@pytest.mark.parametrize("loss_type", ["grpo", "dapo", "dr_grpo"])
+@pytest.mark.parametrize("loss_type", ALL)
 def test_masked_tokens_may_hold_anything_and_get_no_gradient(loss_type):
     garbage = torch.tensor([[[0.0, math.nan, -math.inf], [0.0, 0.0, 0.0]]])
     logp = (TOKENS * -0.1 + garbage).requires_grad_()
-    stats = policy_loss(logp, None, torch.tensor([[1.0, -1.0]]), MASK, loss_type, 0.2, 0.2, 4)
+    stats = policy_loss(logp, None, torch.tensor([[1.0, -1.0]]), MASK, loss_type, 0.2, 1.2, 4)
     kl = aggregate(kl_k3(logp, TOKENS * -0.2), MASK, loss_type, 4)
     assert stats.loss.isfinite() and stats.ratio == 1
     assert kl.isfinite()
@@ -36,7 +45,7 @@ def test_masked_tokens_may_hold_anything_and_get_no_gradient(loss_type):
 
 def test_completions_without_tokens_count_nothing():
     empty = torch.zeros_like(MASK)
-    for loss_type in ("grpo", "dapo", "dr_grpo"):
+    for loss_type in ALL:
         assert aggregate(TOKENS, empty, loss_type, 4) == 0
 
 
@@ -46,6 +55,88 @@ def test_on_policy_the_gradient_is_that_of_reinforce():
     policy_loss(logp, None, advantages, MASK).loss.backward()
     by_hand = -advantages[..., None] * MASK / MASK.sum(-1, keepdim=True) / 2
     assert logp.grad.allclose(by_hand)
+
+
+@pytest.mark.parametrize("loss_type", ALL)
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_on_policy_only_the_averaging_tells_the_types_apart(loss_type, level):
+    logp = (TOKENS * -0.1).requires_grad_()
+    advantages = torch.tensor([[2.0, -1.0]])
+    policy_loss(
+        logp, None, advantages, MASK, loss_type, 0.2, 1.2, 4, importance_sampling_level=level
+    ).loss.backward()
+    weights = torch.ones(TOKENS.shape, requires_grad=True)  # what aggregate gives each token
+    aggregate(weights, MASK, loss_type, 4).backward()
+    expected = -advantages[..., None] * weights.grad
+    if level == "sequence" and loss_type not in ("cispo", "vespo"):
+        assert logp.grad.sum(-1).allclose(expected.sum(-1))  # shared out over the completion
+    else:
+        assert logp.grad.allclose(expected)
+
+
+def one(ratio: float, advantage: float, loss_type: str, **options):
+    """Value and gradient of one token whose ratio is given."""
+    logp = torch.full((1, 1, 1), math.log(ratio), requires_grad=True)
+    mask = torch.ones(1, 1, 1, dtype=torch.bool)
+    stats = policy_loss(
+        logp, torch.zeros(1, 1, 1), torch.full((1, 1), advantage), mask, loss_type, **options
+    )
+    stats.loss.backward()
+    return stats, logp.grad.item()
+
+
+def test_cispo_by_hand():
+    stats, grad = one(8.0, 1.0, "cispo", epsilon_high=5.0)
+    assert grad == pytest.approx(-5)  # capped, but never without a gradient
+    assert stats.clip_high == 1
+    assert one(0.5, -2.0, "cispo", epsilon_high=5.0)[1] == pytest.approx(0.5 * 2)
+
+
+def test_sapo_by_hand():
+    stats, grad = one(1.5, 1.0, "sapo")
+    gate = 1 / (1 + math.exp(-0.5))
+    assert stats.loss.item() == pytest.approx(-4 * gate)
+    assert grad == pytest.approx(-4 * gate * (1 - gate) * 1.5)
+    gate = 1 / (1 + math.exp(2.0 * 0.5))
+    stats, _ = one(0.5, -1.0, "sapo", shape=LossShape(sapo_temperature_neg=2.0))
+    assert stats.loss.item() == pytest.approx(4 / 2 * gate)
+
+
+def test_vespo_by_hand():
+    _, grad = one(1.5, 1.0, "vespo")
+    assert grad == pytest.approx(-math.exp(3) * 1.5**2 * math.exp(-3 * 1.5), rel=1e-5)
+    _, grad = one(0.5, -1.0, "vespo")
+    assert grad == pytest.approx(math.exp(2) * 0.5**3 * math.exp(-2 * 0.5), rel=1e-5)
+    # the weight is that of the whole completion
+    logp = torch.full((1, 1, 2), math.log(1.5), requires_grad=True)
+    mask = torch.ones(1, 1, 2, dtype=torch.bool)
+    policy_loss(logp, torch.zeros(1, 1, 2), torch.ones(1, 1), mask, "vespo").loss.backward()
+    whole = math.exp(3) * 2.25**2 * math.exp(-3 * 2.25)
+    assert logp.grad.tolist() == [[pytest.approx([-whole / 2] * 2, rel=1e-5)]]
+
+
+def test_the_ratio_of_a_sequence_is_the_geometric_mean_of_its_tokens():
+    logp = torch.tensor([[[math.log(4.0), 0.0, 9.0]]])
+    mask = torch.tensor([[[True, True, False]]])
+    old, up = torch.zeros(1, 1, 3), torch.ones(1, 1)
+    each = policy_loss(logp, old, up, mask, epsilon_high=2.0)
+    assert each.loss.item() == pytest.approx(-(3 + 1) / 2) and each.clip_high == 0.5
+    whole = policy_loss(logp, old, up, mask, epsilon_high=2.0, importance_sampling_level="sequence")
+    assert whole.loss.item() == pytest.approx(-2) and whole.clip_high == 0
+    assert whole.ratio.item() == pytest.approx(2)
+
+
+def test_delta_bounds_what_the_clip_leaves_open():
+    assert one(9.0, -1.0, "grpo")[0].loss.item() == pytest.approx(9)
+    stats, grad = one(9.0, -1.0, "grpo", delta=4.0)
+    assert stats.loss.item() == pytest.approx(4) and grad == 0
+
+
+def test_advantages_may_differ_by_token():
+    logp = (TOKENS * -0.1).requires_grad_()
+    advantages = torch.tensor([[[1.0, 7.0, 7.0], [2.0, 0.0, -3.0]]])
+    policy_loss(logp, None, advantages, MASK, "luspo").loss.backward()
+    assert logp.grad.allclose(torch.tensor([[[-0.5, 0.0, 0.0], [-1.0, 0.0, 1.5]]]))
 
 
 @pytest.mark.parametrize(
@@ -85,6 +176,15 @@ def test_k3_is_never_negative_and_nothing_at_the_reference(logp, ref_logp):
     assert kl_k3(logp, logp) == 0
 
 
+def test_k3_of_a_dictated_token_is_finite_and_still_pulls():
+    logp = torch.tensor([-200.0, -9.9, -10.1], requires_grad=True)
+    k3 = kl_k3(logp, torch.zeros(3))
+    assert k3[1].item() == pytest.approx(math.expm1(9.9) - 9.9)
+    assert k3[2].item() == pytest.approx(math.expm1(10) - 10.1 + 0.1 * math.exp(10))
+    k3.sum().backward()
+    assert k3[0].isfinite() and logp.grad[0].item() == pytest.approx(1 - math.exp(10))
+
+
 def test_k3_estimates_the_kl():
     policy = torch.tensor([0.5, 0.3, 0.2])
     reference = torch.tensor([0.2, 0.3, 0.5])
@@ -92,6 +192,36 @@ def test_k3_estimates_the_kl():
     assert (policy * kl_k3(policy.log(), reference.log())).sum().item() == pytest.approx(
         exact.item()
     )
+
+
+def test_the_ratio_turns_the_gradient_of_k3_into_that_of_the_kl():
+    """Averaged over the policy's own samples, exactly, on three outcomes."""
+    logits = torch.tensor([0.4, -0.3, 0.1], dtype=torch.float64, requires_grad=True)
+    reference = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64).log()
+    logp = logits.log_softmax(-1)
+    (logp.exp() * (logp - reference)).sum().backward(retain_graph=True)
+    true, logits.grad = logits.grad, None
+    found = {}
+    for ratio in (True, False):
+        k3 = kl_k3(logp, reference, logp.detach() if ratio else None)
+        (logp.detach().exp() * k3).sum().backward(retain_graph=True)
+        found[ratio], logits.grad = logits.grad, None
+        assert k3.allclose(kl_k3(logp, reference))  # the same values on-policy
+    assert found[True].allclose(true)
+    assert not found[False].allclose(true, rtol=0.1)
+
+
+def test_the_kl_of_the_decision_is_exact():
+    policy, reference = torch.tensor([0.5, 0.3, 0.2]).double(), torch.tensor([0.2, 0.3, 0.5])
+    reference = reference.double()
+    kl = decision_kl(*policy[:2].log()[:, None], *reference[:2].log()[:, None])
+    assert kl.item() == pytest.approx((policy * (policy / reference).log()).sum().item())
+    surely = torch.tensor([1.0]).log().requires_grad_()  # nothing is left for the others
+    never = torch.tensor([-200.0], requires_grad=True)
+    kl = decision_kl(surely, never, torch.tensor([-0.7]), torch.tensor([-0.7]))
+    kl.backward()
+    assert kl.item() == pytest.approx(0.7, abs=1e-4)
+    assert surely.grad.isfinite() and never.grad == 0
 
 
 def test_the_reference_gets_no_gradient():
@@ -107,8 +237,16 @@ def test_the_reference_gets_no_gradient():
         ({"loss_type": "dr_grpo"}, "max_completion_length"),
         ({"epsilon_low": 1.5}, "epsilon_low"),
         ({"epsilon_high": math.nan}, "epsilon_high"),
+        ({"loss_type": "cispo"}, "caps the ratio"),
+        ({"delta": 1.1}, "delta"),
+        ({"importance_sampling_level": "word"}, "'word'"),
     ],
 )
 def test_senseless_options_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         policy_loss(TOKENS, None, torch.ones(1, 2), MASK, **options)
+
+
+def test_senseless_shapes_are_refused():
+    with pytest.raises(UserError, match="above 0"):
+        LossShape(vespo_k_pos=0.0)

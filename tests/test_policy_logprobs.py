@@ -1,4 +1,7 @@
-"""The two log-probability paths, the stock model and the decode loop all agree."""
+"""The three log-probability paths, the stock model and the decode loop all agree."""
+
+from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from tiny_policy import build_tiny_policy
 
 from regionr1.algorithm.answers import Decision
 from regionr1.errors import UserError
+from regionr1.modules import logprobs
 from regionr1.modules.logprobs import policy_pass
 from regionr1.modules.policy import CropPolicy
 
@@ -59,17 +63,18 @@ def gradients(policy, rollouts, path):
     return {n: p.grad.clone() for n, p in policy.named_parameters() if p.requires_grad}
 
 
+@pytest.mark.parametrize("path", ["two_pass", "packed"])
 @pytest.mark.parametrize("group", [1, 2, 8])
-def test_two_pass_equals_dense_in_values_and_every_gradient(policy, images, group):
+def test_fast_paths_equal_dense_in_values_and_every_gradient(policy, images, group, path):
     forced = torch.full((3, group), -1)
     forced[0, 0] = Decision.FULL
     forced[1, 0] = Decision.REGION
     rollouts = policy.sample(images, QUESTIONS, group, forced)
     assert rollouts.mask.sum(-1).unique().numel() > 1, "the completions must be ragged"
-    fast, plain = run(policy, rollouts, "two_pass"), run(policy, rollouts, "dense")
+    fast, plain = run(policy, rollouts, path), run(policy, rollouts, "dense")
     for name, a, b in zip(fast._fields, fast, plain, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=0, msg=name)
-    fast_grad = gradients(policy, rollouts, "two_pass")
+    fast_grad = gradients(policy, rollouts, path)
     plain_grad = gradients(policy, rollouts, "dense")
     assert len(fast_grad) == 2 * 7 * 2  # A and B of seven linears in two layers
     for name, grad in plain_grad.items():
@@ -128,19 +133,84 @@ def test_a_reference_pass_in_between_leaves_the_gradients_alone(policy, images):
             assert torch.equal(parameter.grad, alone[name]), name
 
 
-def test_two_pass_refuses_gradient_checkpointing(tmp_path, images):
+def test_gradient_checkpointing_is_for_packed_and_dense(tmp_path, images):
     folder = str(build_tiny_policy(tmp_path))
-    with pytest.raises(UserError, match="logprob_path=dense"):
+    with pytest.raises(UserError, match="logprob_path=packed"):
         CropPolicy(folder, gradient_checkpointing=True)
-    policy = CropPolicy(folder, gradient_checkpointing=True, logprob_path="dense")
+    policy = CropPolicy(folder, gradient_checkpointing=True, logprob_path="packed")
     rollouts = policy.sample(images, QUESTIONS, 2)
     with pytest.raises(UserError, match="drops"):
         run(policy, rollouts, "two_pass")
-    checkpointed = gradients(policy, rollouts, "dense")
     plain = CropPolicy(folder)
     plain.load_adapter_state(policy.adapter_state())
-    for name, grad in gradients(plain, rollouts, "two_pass").items():
-        assert (checkpointed[name] - grad).norm() <= 1e-5 * grad.norm(), name
+    expected = gradients(plain, rollouts, "two_pass")
+    for path in ("packed", "dense"):
+        recomputed = []
+        layer = policy.base.model.language_model.layers[0]
+        hook = layer.self_attn.register_forward_pre_hook(
+            lambda *_, calls=recomputed: calls.append(1)
+        )
+        checkpointed = gradients(policy, rollouts, path)
+        hook.remove()
+        assert len(recomputed) > 1, "checkpointing must be at work"
+        for name, grad in expected.items():
+            assert (checkpointed[name] - grad).norm() <= 1e-5 * grad.norm(), name
+
+
+def test_packed_rows_hold_each_prompt_once_and_no_padding(policy, images):
+    rollouts = policy.sample(images, QUESTIONS, 8, torch.full((3, 8), int(Decision.REGION)))
+    seen = []
+    hook = policy.base.model.language_model.register_forward_pre_hook(
+        lambda m, args, kwargs: seen.append(tuple(kwargs["inputs_embeds"].shape[:2])),
+        with_kwargs=True,
+    )
+    run(policy, rollouts, "packed")
+    hook.remove()
+    tokens = (rollouts.mask.sum(-1) - 1).sum(1).max() + len(policy.tokens.shared)
+    assert seen == [(3, rollouts.prompt.mask.shape[1] + int(tokens))]
+
+
+def test_packed_under_eager_attention(policy, images):
+    rollouts = policy.sample(images, QUESTIONS, 2)
+    with torch.no_grad():
+        expected = run(policy, rollouts, "dense")
+        policy.base.set_attn_implementation({"text_config": "eager"})
+        found = run(policy, rollouts, "packed")
+        policy.base.set_attn_implementation({"text_config": "sdpa"})
+    torch.testing.assert_close(found.logp, expected.logp, atol=1e-5, rtol=0)
+
+
+def test_an_attention_without_masks_is_refused(policy, images, monkeypatch):
+    rollouts = policy.sample(images, QUESTIONS, 2)
+    text = policy.base.config.get_text_config()
+    monkeypatch.setattr(text, "_attn_implementation_internal", "flash_attention_2")
+    with pytest.raises(UserError, match="sdpa"):
+        run(policy, rollouts, "packed")
+
+
+@pytest.mark.parametrize("path", ["two_pass", "packed"])
+def test_the_self_check_runs_once_and_catches_a_wrong_path(tmp_path, images, path, monkeypatch):
+    policy = CropPolicy(
+        str(build_tiny_policy(tmp_path)), lora_dropout=0.5, logprob_path=path, self_check=True
+    )
+    torch.manual_seed(1)
+    rollouts = policy.sample(images, QUESTIONS, 2)
+    heard = []
+    policy.stage = lambda name: heard.append(name) or nullcontext()
+    policy.score(rollouts)
+    policy.score(rollouts)
+    assert heard == ["self-check", "logprobs", "logprobs"]
+
+    right = {name: getattr(logprobs, f"_{name}") for name in ("two_pass", "packed")}
+    off = CropPolicy(str(tmp_path), logprob_path=path, self_check=True)
+
+    def wrong(model, prompt, *args):
+        prompt = replace(prompt, next_position=prompt.next_position + 1)  # as stale deltas do
+        return right[path](model, prompt, *args)
+
+    monkeypatch.setattr(logprobs, f"_{path}", wrong)
+    with pytest.raises(UserError, match=f"logprob_path={path} differs"):
+        off.score(rollouts)
 
 
 def test_no_mask_no_nan_with_left_padding(policy, images):

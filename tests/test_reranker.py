@@ -1,10 +1,12 @@
 """RewardReranker: only distinct crops are encoded, and as if each were alone."""
 
+import pytest
 import torch
 from evqa_files import ColourScorer
 from PIL import Image
 from written_policy import FULL, GREEN, RED, OneBatch, colour_batch, module, trainer, written
 
+from regionr1.errors import UserError
 from regionr1.modules.reranker import RewardReranker
 from regionr1.modules.scorer import BuiltinScorer, DualEncoder
 
@@ -100,9 +102,52 @@ def test_training_encodes_crops_only(tiny_policy) -> None:
     )
     rgrpo = module(policy, group_size=4)
     scorer = CountingScorer()
-    rgrpo.reranker.scorer = scorer
+    rgrpo.reranker.scorer, rgrpo.reranker.remember = scorer, 0
     run = trainer(2)
     run.fit(rgrpo, datamodule=OneBatch(batch))
     assert scorer.sizes == [[(48, 48), (64, 64), (48, 48)]] * 2
     assert run.callback_metrics["scorer/images_encoded"] == 3
     assert run.callback_metrics["scorer/cache_hit_rate"] == 1 - 3 / 5
+
+
+def test_crops_seen_before_are_not_encoded_again() -> None:
+    reranker, scorer = counting()
+    images, keys = [noise(50, 40, 0), noise(50, 40, 1)], ["train-0", "train-1"]
+    first = reranker.views(images, [[A, B], [A, A]], keys)
+    again = reranker.views(images[::-1], [[None, A], [A, B]], keys[::-1])
+    assert scorer.sizes == [[(20, 10), (37, 26), (20, 10)]] and again.n_encoded == 0
+    assert torch.equal(again.embeddings[0, 1], first.embeddings[1, 0])
+    assert torch.equal(again.embeddings[1], first.embeddings[0])
+    other = reranker.views(images, [[A], [B]], ["train-2", "train-1"])
+    assert other.n_encoded == 2, "another query, another crop"
+
+
+def test_memory_is_bounded_and_forgets_the_longest_unused() -> None:
+    reranker, scorer = counting()
+    reranker.remember = 2
+    image, third = noise(50, 40, 0), (1, 1, 9, 9)
+    reranker.views([image], [[A, B]], ["q"])
+    reranker.views([image], [[A, third]], ["q"])  # A was used, so B goes
+    assert len(reranker.memory) == 2
+    assert reranker.views([image], [[A, third]], ["q"]).n_encoded == 0
+    assert reranker.views([image], [[B]], ["q"]).n_encoded == 1
+    with pytest.raises(UserError, match="remember"):
+        RewardReranker("pixels", remember=-1)
+
+
+def test_training_remembers_crops_from_step_to_step(tiny_policy) -> None:
+    policy = written(tiny_policy)
+    batch = colour_batch(["red"])
+    policy.groups = {batch.questions[0]: [RED, GREEN]}
+    seen = []
+    for remember in (0, 10):
+        rgrpo = module(policy)
+        rgrpo.reranker.remember = remember
+        run = trainer(2)
+        run.fit(rgrpo, datamodule=OneBatch(batch))
+        seen.append({k: float(v) for k, v in run.callback_metrics.items() if "/" in k})
+        policy = written(tiny_policy)
+        policy.groups = {batch.questions[0]: [RED, GREEN]}
+    counters = ("scorer/images_encoded", "scorer/cache_hit_rate")
+    assert [[run.pop(name) for name in counters] for run in seen] == [[2, 0], [0, 1]]
+    assert seen[0] == seen[1]

@@ -205,6 +205,81 @@ def test_the_reward_of_a_step_by_hand(tiny_policy) -> None:
     assert logged["box/area"] == pytest.approx((0.375**2 + 0.5**2) / 2)
 
 
+def test_exact_groups_hold_regions_only_and_the_decision_is_learned(policy) -> None:
+    """No rollout is FULL, yet a step moves pi(FULL) to where the better reward is."""
+    batch = colour_batch(["red", "green"])  # FULL earns 0 after red, 0.2 after green
+    before = policy.p_full(batch.images, batch.questions)
+    run = trainer(1)
+    run.fit(module(policy, decision="exact", group_size=4), datamodule=OneBatch(batch))
+    (rollouts,) = policy.history
+    assert all(text.startswith('{"bbox_2d": [') for row in rollouts.texts for text in row)
+    logged = {name: float(value) for name, value in run.callback_metrics.items()}
+    assert logged["reward/full"] == pytest.approx(0.1)
+    assert logged["decision/gain"] == pytest.approx(-1 - 0.1)
+    p_other = 1 - rollouts.p_full - rollouts.p_region
+    assert p_other.min() > 0
+    # Random weights never close the bracket, so every rollout is INVALID and earns -1.
+    assert logged["box/invalid_rate"] == 1
+    expected = rollouts.p_full * torch.tensor([0.0, 0.2]) - rollouts.p_region - p_other
+    assert logged["reward"] == pytest.approx(float(expected.mean()), rel=1e-5)
+    assert logged["decision/region_rate"] == pytest.approx(float(rollouts.p_region.mean()))
+    assert (policy.p_full(batch.images, batch.questions) > before).all()
+
+
+def test_the_exact_reward_is_what_sampling_earns_on_average(tiny_policy) -> None:
+    """On-policy groups with the policy's own shares of FULL, REGION and nonsense."""
+    batch = colour_batch(["red"])
+    policy = written(tiny_policy)
+    policy.groups = {batch.questions[0]: [RED, GREEN]}
+    run = trainer(1)
+    run.fit(module(policy, decision="exact"), datamodule=OneBatch(batch))
+    regions = float(run.callback_metrics["rewards/mrr/mean"]) + sum(
+        float(run.callback_metrics[f"rewards/{part}/mean"])
+        for part in ("ndcg", "rank", "margin", "penalty", "full", "encouragement")
+    )
+    p_region = float(policy.sampled.p_region[0])
+    neither = 1 - p_region - float(policy.sampled.p_full[0])
+    assert float(run.callback_metrics["reward"]) == pytest.approx(
+        p_region * regions - neither, rel=1e-4
+    )
+
+
+def test_several_gradient_steps_share_their_rollouts(policy) -> None:
+    seen = []
+
+    class Watched(type(module(policy))):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            seen.append((self.iteration, loss.item()))
+            return loss
+
+    gently = {"optimizer": lambda parameters: torch.optim.SGD(parameters, lr=1e-3)}
+    for repeats in (1, 3):
+        rgrpo = module(policy, num_iterations=repeats, **gently)
+        rgrpo.__class__ = Watched
+        run = trainer(2)
+        run.fit(rgrpo, datamodule=OneBatch(colour_batch()))
+        assert run.global_step == 2
+    assert len(policy.history) == 4, "one draw per step"
+    assert [iteration for iteration, _ in seen] == [0, 0, 0, 1, 2, 0, 1, 2]
+    losses = [loss for _, loss in seen[2:5]]
+    assert losses[0] > losses[1] > losses[2], "the same rollouts, fitted better each time"
+
+
+def test_later_gradient_steps_are_clipped(tiny_policy) -> None:
+    batch = colour_batch(["red"])
+    policy = written(tiny_policy)
+    policy.groups = {batch.questions[0]: [RED, GREEN]}
+    run = trainer(1)
+    options = {"num_iterations": 6, "optimizer": lambda p: torch.optim.SGD(p, lr=1.0)}
+    run.fit(module(policy, **options), datamodule=OneBatch(batch))
+    assert run.callback_metrics["clip_ratio/region_mean"] > 0
+    with pytest.raises(UserError, match="accumulate_grad_batches"):
+        trainer(1, accumulate_grad_batches=2).fit(
+            module(policy, num_iterations=2), datamodule=OneBatch(batch)
+        )
+
+
 def test_reference_boxes_do_not_reach_training(tiny_policy) -> None:
     rewards, states = [], []
     for boxes in (None, [0.5, 0.5, 0.6, 0.6], [float("nan")] * 4):
@@ -228,6 +303,9 @@ def test_reference_boxes_do_not_reach_training(tiny_policy) -> None:
         {"reward": RewardWeights(variant="release")},
         {"scale_rewards": "group", "baseline": "leave_one_out", "loss_type": "dr_grpo"},
         {"scale_rewards": "batch", "loss_type": "dapo", "kl_weight": 0.1},
+        {"stratified": 0.5, "loss_type": "bnpo", "kl_weight": 0.1, "kl": "k3_ratio"},
+        {"loss_type": "cispo", "epsilon_high": 5.0, "kl_weight": 0.1, "kl": "exact_decision"},
+        {"importance_sampling_level": "sequence", "num_iterations": 2, "delta": 2.0},
         {"crop_prior": CropPrior(padding=0.1, encouragement=0.3, encouragement_steps=2)},
     ],
 )
@@ -281,6 +359,8 @@ def test_shards_of_another_scorer_are_refused(policy) -> None:
         ({"group_size": 1}, "group_size is 1"),
         ({"group_size": 0}, "group_size is 0"),
         ({"kl_weight": -0.1}, "kl_weight is -0.1"),
+        ({"num_iterations": 0}, "num_iterations is 0"),
+        ({"decision": "exact", "balanced_correction": True}, "decision=balanced"),
     ],
 )
 def test_bad_settings_are_refused(policy, options, words) -> None:

@@ -52,6 +52,39 @@ def group_advantages(
     return advantages.masked_fill(_tied(rewards), 0.0)
 
 
+def stratified_advantages(
+    rewards: Tensor, decision: Tensor, scale: Literal["none", "group", "batch"], blend: float
+) -> Tensor:
+    """Advantages (B, G) partly within a group's own decisions (Stratified GRPO, arXiv 2510.06214).
+
+    A group's mean over FULL and REGION together shifts every box by the gap between the two
+    decisions. Inside its stratum a rollout is compared with its like only. That alone would delete
+    what tells when to crop, hence the blend.
+
+    Args:
+        rewards: (B, G).
+        decision: (B, G) integers; rollouts of a query with the same one are a stratum.
+        scale: See `group_advantages`; `group` divides a stratum by its own deviation.
+        blend: Share of the stratified advantage, 0 to 1; the rest is `group_advantages`.
+
+    Raises:
+        UserError: a blend outside 0..1, or as `group_advantages`.
+    """
+    if not 0 <= blend <= 1:
+        raise UserError(f"stratified must be between 0 and 1, got {blend}.")
+    plain = group_advantages(rewards, scale)
+    like = (decision[:, :, None] == decision[:, None]).to(rewards)  # (B, G, G)
+    count = like.sum(-1)
+    centred = rewards - (like @ rewards[..., None]).squeeze(-1) / count
+    if scale == "group":
+        square = (like @ centred.square()[..., None]).squeeze(-1)
+        centred = centred / ((square / (count - 1).clamp(min=1)).sqrt() + _EPSILON)
+    elif scale == "batch":
+        centred = centred / (rewards.std() + _EPSILON)
+    tied = ((rewards[:, :, None] == rewards[:, None]) | (like == 0)).all(-1)
+    return blend * centred.masked_fill(tied, 0.0) + (1 - blend) * plain
+
+
 def dead_group_fraction(rewards: Tensor) -> Tensor:
     """Share of the B groups whose G rewards are all equal, a scalar 0..1: they teach nothing.
 

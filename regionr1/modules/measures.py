@@ -11,6 +11,7 @@ from regionr1.algorithm.answers import Decision
 from regionr1.algorithm.boxes import area, clamp_unit
 from regionr1.data.batch import QueryBatch
 from regionr1.modules.evaluation import Views
+from regionr1.modules.reranker import Views as EncodedViews
 from regionr1.modules.rollout import Rollouts
 
 
@@ -41,7 +42,7 @@ def training_metrics(
         "completions/mean_length": lengths.mean(),
         "completions/max_length": lengths.max(),
         "completions/clipped_ratio": (lengths >= max_length).float().mean(),
-        "entropy": (token_entropy.detach() * mask).sum() / mask.sum(),
+        "entropy": (token_entropy.detach() * mask).sum() / rollouts.chosen.sum(),
         "decision/region_rate": region.float().mean(),
         "decision/p_full": rollouts.p_full.mean(),
         "decision/entropy": (-p * p.log() - (1 - p) * (1 - p).log()).mean().float(),
@@ -57,6 +58,15 @@ def training_metrics(
     if full.any():
         metrics["reward/full"] = rewards[full].mean()
     return metrics
+
+
+def scorer_metrics(views: EncodedViews) -> dict[str, Tensor]:
+    """What the scorer had to encode for a step, and the share of crops it did not have to."""
+    hits = 1 - views.n_encoded / views.n_crops if views.n_crops else 0.0
+    return {
+        "scorer/images_encoded": torch.tensor(float(views.n_encoded)),
+        "scorer/cache_hit_rate": torch.tensor(hits),
+    }
 
 
 class ViewMetrics(nn.Module):

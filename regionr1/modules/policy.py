@@ -18,11 +18,13 @@ from regionr1.modules import adapter as lora
 from regionr1.modules.decode import decode, evaluating
 from regionr1.modules.loading import load_base, resolve_source
 from regionr1.modules.logprobs import LogprobPath, PolicyPass, policy_pass
-from regionr1.modules.prefix import decision_logprobs, prefill
+from regionr1.modules.prefix import Prefix, decision_logprobs, prefill
 from regionr1.modules.processor import load_processor
 from regionr1.modules.prompt import Prompt, build_prompt, process
 from regionr1.modules.rollout import Rollouts, read_rollouts
+from regionr1.modules.self_check import check_path
 from regionr1.modules.tokens import FREE, answer_tokens
+from regionr1.modules.vision_cache import VisionCache
 
 
 class CropPolicy(LightningModule):
@@ -41,14 +43,24 @@ class CropPolicy(LightningModule):
         lora_targets: Regular expression over module names; must stay off the vision tower.
         temperature: Of sampling and of log-probabilities.
         max_new_tokens: Most tokens of a completion.
+        grammar: Let answers follow the grammar only: scaffolding is fed in blocks, only the
+            decision and the digits are sampled, and probabilities are taken among what the grammar
+            allows. Leave it off for free reasoning before the answer.
         prompt: The user's message; `{question}` is replaced.
         dtype: Of the frozen weights: float32, bfloat16, float16 or auto.
-        attn_implementation: sdpa, eager or flash_attention_2.
-        logprob_path: `two_pass` (fast), or `dense` (repeats the prompt G times).
-        gradient_checkpointing: Trade compute for memory in the loss pass; needs `dense`.
+        attn_implementation: sdpa, eager or flash_attention_2; not the last for `packed`.
+        logprob_path: `two_pass` (prompt once, then its completions), `packed` (both in one row), or
+            `dense` (repeats the prompt G times).
+        gradient_checkpointing: Trade compute for memory in the loss pass; needs `packed` or
+            `dense`.
+        vision_cache: Folder in which vision features are kept from epoch to epoch; see
+            `regionr1.modules.vision_cache`.
+        self_check: Compare logprob_path with `dense` on the first batch, gradients included, and
+            stop if they differ.
 
     Attributes:
-        stage: Context around `processor`, `vision`, `prefill`, `decode`, `logprobs`; to time them.
+        stage: Context around `processor`, `vision`, `prefill`, `decode`, `logprobs` and
+            `reference`; to time them.
     """
 
     stage: Callable[[str], AbstractContextManager]
@@ -64,11 +76,14 @@ class CropPolicy(LightningModule):
         lora_targets: str = lora.LANGUAGE_MODEL_LINEARS,
         temperature: float = 1.0,
         max_new_tokens: int = 32,
+        grammar: bool = False,
         prompt: str = "{question}",
         dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32",
         attn_implementation: str = "sdpa",
         logprob_path: LogprobPath = "two_pass",
         gradient_checkpointing: bool = False,
+        vision_cache: str | None = None,
+        self_check: bool = False,
     ) -> None:
         super().__init__()
         if temperature <= 0:
@@ -78,16 +93,18 @@ class CropPolicy(LightningModule):
         if gradient_checkpointing and logprob_path == "two_pass":
             raise UserError(
                 "gradient_checkpointing drops the cache that two_pass needs: set "
-                "logprob_path=dense or gradient_checkpointing=false"
+                "logprob_path=packed (or dense) or gradient_checkpointing=false"
             )
         source = resolve_source(model, revision)
         base = load_base(source, revision, dtype, attn_implementation)
         self.processor = load_processor(source, revision)
         self.tokenizer = self.processor.tokenizer
         self.tokens = answer_tokens(
-            self.tokenizer, base.config, base.generation_config.eos_token_id
+            self.tokenizer, base.config, base.generation_config.eos_token_id, grammar
         )
         needed = max(len(self.tokens.full), len(self.tokens.region) + 1)
+        if self.tokens.grammar is not None:
+            needed = self.tokens.grammar.longest
         if max_new_tokens < needed:
             raise UserError(
                 f"max_new_tokens={max_new_tokens} cannot hold an answer: set at least {needed}"
@@ -99,11 +116,13 @@ class CropPolicy(LightningModule):
             if adapter is not None
             else lora.add_lora(base, lora_rank, lora_alpha, lora_dropout, lora_targets)
         )
+        self.vision = VisionCache(self.base, vision_cache)
         self.frame = CoordFrame("absolute_seen")
         self.prompt = prompt
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
         self.logprob_path: LogprobPath = logprob_path
+        self.unchecked = self_check and logprob_path != "dense"
         self.stage = nullcontext
         # from_pretrained returns eval mode and Lightning never calls train()
         self.train()
@@ -124,9 +143,9 @@ class CropPolicy(LightningModule):
         with self.stage("processor"):
             inputs = process(self.processor, images, questions, self.prompt)
         with self.stage("vision"):
-            return build_prompt(self.base, inputs, self.processor.image_processor.patch_size)
+            patch_size = self.processor.image_processor.patch_size
+            return build_prompt(self.base, inputs, patch_size, self.vision)
 
-    @torch.no_grad()
     def sample(
         self,
         images: Sequence[Image.Image],
@@ -137,6 +156,9 @@ class CropPolicy(LightningModule):
     ) -> Rollouts:
         """Sample G answers per query, in eval mode whatever the mode is.
 
+        Where gradients are enabled and the loss pass would prefill the same, the prefill keeps its
+        gradient and that pass goes on from it.
+
         Args:
             images: B images.
             questions: B questions.
@@ -145,7 +167,11 @@ class CropPolicy(LightningModule):
                 whole answer, REGION its tokens up to the first number.
             generator: Randomness, on the policy's device.
         """
-        return self._roll_out(images, questions, group_size, forced, self.temperature, generator)
+        keep = torch.is_grad_enabled() and self.prefill_is_exact
+        with torch.no_grad():
+            return self._roll_out(
+                images, questions, group_size, forced, self.temperature, generator, keep
+            )
 
     @torch.no_grad()
     def greedy(
@@ -173,16 +199,38 @@ class CropPolicy(LightningModule):
 
     def score(self, rollouts: Rollouts, use_adapter: bool = True) -> PolicyPass:
         """Log-probabilities, entropies and the exact decision; adapter off: reference policy."""
-        with self.adapter(use_adapter), self.stage("logprobs"):
-            return policy_pass(
-                self.base,
-                rollouts.prompt,
-                self.tokens,
-                rollouts.completion_ids,
-                rollouts.mask,
-                self.temperature,
-                self.logprob_path,
-            )
+        if self.unchecked and use_adapter:
+            self.unchecked = False
+            with evaluating(self), self.stage("self-check"):
+                check_path(self._pass, self.logprob_path, rollouts, list(self.parameters()))
+        prefix = None
+        if use_adapter and torch.is_grad_enabled():  # its gradient serves once
+            prefix, rollouts.prefix = rollouts.prefix, None
+            prefix = prefix if self.prefill_is_exact else None  # the mode may have changed
+        with self.adapter(use_adapter), self.stage("logprobs" if use_adapter else "reference"):
+            return self._pass(rollouts, self.logprob_path, prefix)
+
+    @property
+    def prefill_is_exact(self) -> bool:
+        """Whether a loss pass would prefill exactly as sampling does."""
+        dropout = any(m.p > 0 for m in self.base.modules() if isinstance(m, torch.nn.Dropout))
+        noisy = dropout or self.base.config.get_text_config().attention_dropout > 0
+        return self.logprob_path == "two_pass" and not (self.training and noisy)
+
+    def _pass(
+        self, rollouts: Rollouts, path: LogprobPath, prefix: Prefix | None = None
+    ) -> PolicyPass:
+        return policy_pass(
+            self.base,
+            rollouts.prompt,
+            self.tokens,
+            rollouts.completion_ids,
+            rollouts.mask,
+            self.temperature,
+            path,
+            rollouts.states,
+            prefix,
+        )
 
     @torch.no_grad()
     def p_full(
@@ -223,6 +271,7 @@ class CropPolicy(LightningModule):
         forced: Tensor | None,
         temperature: float | None,
         generator: torch.Generator | None,
+        keep_prefill: bool = False,
     ) -> Rollouts:
         if group_size < 1:
             raise UserError(f"group_size must be at least 1, not {group_size}")
@@ -235,16 +284,23 @@ class CropPolicy(LightningModule):
             prompt = self.encode(images, questions)
             plan = self.tokens.plan(forced.to(prompt.mask.device), self.max_new_tokens)
             with self.stage("prefill"):
-                prefix = prefill(self.base, prompt)
+                with torch.set_grad_enabled(keep_prefill):
+                    kept = prefill(self.base, prompt)
+                prefix = kept.detached()
                 log_p_full, log_p_region = decision_logprobs(self.base, prefix, self.tokens)
             with self.stage("decode"):
-                ids, mask = decode(self.base, prefix, self.tokens, plan, temperature, generator)
-        return read_rollouts(
+                done = decode(
+                    self.base, prefix, self.tokens, plan, temperature, generator, prompt.seen_hw
+                )
+        rollouts = read_rollouts(
             self.tokenizer,
             self.frame,
             prompt,
-            ids.unflatten(0, shape),
-            mask.unflatten(0, shape),
-            (plan[:, : ids.shape[1]] != FREE).unflatten(0, shape),
+            done.ids.unflatten(0, shape),
+            done.mask.unflatten(0, shape),
+            (plan[:, : done.ids.shape[1]] != FREE).unflatten(0, shape),
             (log_p_full.exp(), log_p_region.exp()),
+            None if done.states is None else done.states.unflatten(0, shape),
         )
+        rollouts.prefix = kept if keep_prefill else None
+        return rollouts

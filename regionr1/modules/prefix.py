@@ -1,5 +1,6 @@
 """The shared prefix: one prefill per query, from which every completion of its group continues."""
 
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,14 @@ class Prefix:
     hidden: Tensor
     mask: Tensor
     next_position: Tensor
+
+    def detached(self) -> "Prefix":
+        """The same without gradient; growing, repeating or selecting it leaves this one alone."""
+        cache = copy(self.cache)
+        cache.layers = [copy(layer) for layer in self.cache.layers]
+        for layer in cache.layers:
+            layer.keys, layer.values = layer.keys.detach(), layer.values.detach()
+        return Prefix(cache, self.hidden.detach(), self.mask, self.next_position)
 
     def repeat(self, times: int) -> "Prefix":
         """Every row `times` in a row: (B * times), differentiable."""
@@ -61,22 +70,23 @@ def continue_prefix(
     prefix: Prefix,
     tokens: Tensor,
     mask: Tensor,
-    start: int = 0,
+    offsets: Tensor | None = None,
 ) -> Tensor:
     """Feed tokens after a prefix; its cache grows by them.
 
     Args:
         model: The policy.
         prefix: N prefilled rows.
-        tokens: (N, S) ids of completion tokens start .. start + S - 1.
-        mask: (N, P + start + S) bool over prompt and completion so far.
-        start: Completion tokens already in the cache.
+        tokens: (N, S) ids of completion tokens.
+        mask: (N, P + tokens fed before + S) bool over all that the cache then holds.
+        offsets: (N, S) place of each token in its completion; None for 0 .. S - 1.
 
     Returns:
         (N, S, hidden)
     """
-    steps = torch.arange(start, start + tokens.shape[1], device=tokens.device)
-    positions = prefix.next_position[:, None] + steps
+    if offsets is None:
+        offsets = torch.arange(tokens.shape[1], device=tokens.device)
+    positions = prefix.next_position[:, None] + offsets
     return model.model.language_model(
         inputs_embeds=model.get_input_embeddings()(tokens),
         attention_mask=mask,
@@ -99,11 +109,7 @@ def decision_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Exact log pi(FULL) and log pi(REGION) of each query, without sampling.
 
-    The decision is made at the first token where the two answers differ, so each value is the
-    log-probability of its answer up to and including that token: softmax over the whole
-    vocabulary, temperature 1. Usually that is the first token and the prefill logits suffice; if
-    the answers share leading tokens, their log-probability is added. What the two leave of 1 is
-    the probability of starting any other, unparsable answer.
+    Usually the prefill alone tells; where both answers begin with the same tokens, these are fed.
 
     Args:
         model: The policy.
@@ -113,7 +119,6 @@ def decision_logprobs(
     Returns:
         Two tensors (B,), differentiable where gradients are enabled.
     """
-    tokens = tokens.to(prefix.mask.device)
     shared = tokens.shared
     hidden = prefix.hidden[:, None]
     if shared:
@@ -121,10 +126,35 @@ def decision_logprobs(
         mask = torch.cat([prefix.mask, torch.ones_like(ids, dtype=torch.bool)], dim=1)
         hidden = torch.cat([hidden, continue_prefix(model, prefix, ids, mask)], dim=1)
         prefix.cache.crop(-len(shared))
+    return decision_from_hidden(model, hidden, tokens)
+
+
+def decision_from_hidden(
+    model: Qwen2_5_VLForConditionalGeneration, hidden: Tensor, tokens: AnswerTokens
+) -> tuple[Tensor, Tensor]:
+    """log pi(FULL) and log pi(REGION) from what predicts the tokens up to the decision.
+
+    The decision is made at the first token where the two answers differ, so each value is the
+    log-probability of its answer up to and including that token, at temperature 1. Without a
+    grammar that is softmax over the whole vocabulary, and what the two leave of 1 is the
+    probability of starting any other, unparsable answer. With one there are these two alone.
+
+    Args:
+        model: The policy.
+        hidden: (B, shared + 1, hidden) at the last prompt token and at the tokens both share.
+        tokens: The answers.
+    """
+    tokens = tokens.to(hidden.device)
+    decisive = len(tokens.shared)
+    full, region = tokens.full[decisive], tokens.region[decisive]
+    if tokens.grammar is not None:
+        states = tokens.grammar.starts[1].expand(len(hidden))
+        logp = tokens.grammar.logits(model, hidden[:, decisive], states).log_softmax(-1)
+        columns = tokens.grammar.column(torch.tensor([full, region], device=logp.device))
+        chosen = logp[:, columns]
+        return chosen[:, 0], chosen[:, 1]
     logp = token_logits(model, hidden, tokens.banned).log_softmax(-1)
-    before = sum((logp[:, i, token] for i, token in enumerate(shared)), logp.new_zeros(len(logp)))
-    decisive = len(shared)
-    return (
-        before + logp[:, decisive, tokens.full[decisive]],
-        before + logp[:, decisive, tokens.region[decisive]],
+    before = sum(
+        (logp[:, i, token] for i, token in enumerate(tokens.shared)), logp.new_zeros(len(logp))
     )
+    return before + logp[:, decisive, full], before + logp[:, decisive, region]

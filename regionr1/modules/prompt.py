@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from PIL import Image
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.processing_utils import ProcessorMixin
 
 from regionr1.errors import UserError
+from regionr1.modules.vision_cache import VisionCache
 
 
 @dataclass
@@ -121,18 +121,11 @@ def mrope_positions(model: Qwen2_5_VLForConditionalGeneration, inputs: dict[str,
     return positions
 
 
-@torch.no_grad()
-def vision_features(
-    model: Qwen2_5_VLForConditionalGeneration, pixel_values: Tensor, image_grid_thw: Tensor
-) -> Tensor:
-    """(image tokens, hidden) features of all images in order; one pass of the frozen tower."""
-    output = model.get_image_features(pixel_values, image_grid_thw)
-    per_image = getattr(output, "pooler_output", output)  # transformers < 5 returned it bare
-    return torch.cat(tuple(per_image))
-
-
 def build_prompt(
-    model: Qwen2_5_VLForConditionalGeneration, inputs: dict[str, Tensor], patch_size: int
+    model: Qwen2_5_VLForConditionalGeneration,
+    inputs: dict[str, Tensor],
+    patch_size: int,
+    vision: VisionCache,
 ) -> Prompt:
     """Join processed inputs, positions and vision features on the model's device.
 
@@ -142,7 +135,7 @@ def build_prompt(
     positions = mrope_positions(model, inputs)  # on the CPU: it loops over rows
     device = model.get_input_embeddings().weight.device
     grid = inputs["image_grid_thw"].to(device)
-    features = vision_features(model, inputs["pixel_values"].to(device), grid)
+    features = vision.features(inputs["pixel_values"], inputs["image_grid_thw"])
     types = inputs["mm_token_type_ids"]
     if int((types == 1).sum()) != len(features):
         raise UserError(

@@ -1,5 +1,6 @@
 """RewardReranker: the frozen re-ranker whose ranking the policy is rewarded for improving."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ from lightning.pytorch import LightningModule
 from PIL import Image
 from torch import Tensor
 
+from regionr1.errors import UserError
 from regionr1.modules.scorer import load_scorer
 
 BoxPx = tuple[int, int, int, int]
@@ -19,7 +21,7 @@ class Views(NamedTuple):
     Attributes:
         embeddings: (B, G, D) unit vectors; zeros where there was no crop.
         n_crops: Crops asked for.
-        n_encoded: Distinct crops, which is what the scorer encoded.
+        n_encoded: Crops that the scorer encoded: the distinct ones it did not remember.
     """
 
     embeddings: Tensor
@@ -34,11 +36,17 @@ class RewardReranker(LightningModule):
 
     Args:
         scorer: `builtin`, or the path of weights that `scripts/train_scorer` wrote.
+        remember: Embeddings of crops kept in memory, the longest unused forgotten first. The same
+            crop of the same query comes back as a policy settles. 0 remembers none.
     """
 
-    def __init__(self, scorer: str = "builtin") -> None:
+    def __init__(self, scorer: str = "builtin", remember: int = 65536) -> None:
         super().__init__()
+        if remember < 0:
+            raise UserError(f"remember must be at least 0 crops, not {remember}")
         self.scorer = load_scorer(scorer)
+        self.remember = remember
+        self.memory: OrderedDict[tuple[str, BoxPx], Tensor] = OrderedDict()
 
     def train(self, mode: bool = True) -> "RewardReranker":
         """Stays in eval mode: it is frozen."""
@@ -49,30 +57,56 @@ class RewardReranker(LightningModule):
         return self.scorer.fingerprint()
 
     def views(
-        self, images: Sequence[Image.Image], crops_px: Sequence[Sequence[BoxPx | None]]
+        self,
+        images: Sequence[Image.Image],
+        crops_px: Sequence[Sequence[BoxPx | None]],
+        keys: Sequence[str] | None = None,
     ) -> Views:
         """Cuts and embeds crops, equal crops of one image once, all in one batch.
 
         Args:
             images: B images.
             crops_px: B lists of G rectangles (xyxy, original pixels), None for no crop.
+            keys: B names, each of one image for ever: crops are then remembered from call to call.
         """
-        distinct: dict[tuple[int, BoxPx], int] = {}
-        slots = [
-            (b, g, distinct.setdefault((b, box), len(distinct)))
+        wanted = [
+            (b, g, box)
             for b, row in enumerate(crops_px)
             for g, box in enumerate(row)
             if box is not None
         ]
+        distinct = list(dict.fromkeys((b, box) for b, _, box in wanted))
+        known: dict[tuple[int, BoxPx], Tensor] = {}
+        if keys is not None:
+            known = {
+                (b, box): e for b, box in distinct if (e := self._recall(keys[b], box)) is not None
+            }
+        missing = [crop for crop in distinct if crop not in known]
+        if missing:
+            crops = [images[b].crop(box) for b, box in missing]
+            with torch.autocast(self.device.type, enabled=False):  # as the stored embeddings were
+                encoded = self.scorer.embed_images(crops).to(self.device)
+            known |= dict(zip(missing, encoded, strict=True))
+            if keys is not None:
+                self._keep({(keys[b], box): known[b, box] for b, box in missing})
         group = max((len(row) for row in crops_px), default=0)
         result = torch.zeros(len(images), group, self.scorer.dim, device=self.device)
-        if distinct:
-            crops = [images[b].crop(box) for b, box in distinct]
-            with torch.autocast(self.device.type, enabled=False):  # as the stored embeddings were
-                encoded = self.scorer.embed_images(crops)
-            b, g, index = torch.tensor(slots).T
-            result[b, g] = encoded[index].to(result)
-        return Views(result, len(slots), len(distinct))
+        for b, g, box in wanted:
+            result[b, g] = known[b, box]
+        return Views(result, len(wanted), len(missing))
+
+    def _recall(self, key: str, box: BoxPx) -> Tensor | None:
+        found = self.memory.get((key, box))
+        if found is None:
+            return None
+        self.memory.move_to_end((key, box))
+        return found.to(self.device)
+
+    def _keep(self, found: dict[tuple[str, BoxPx], Tensor]) -> None:
+        # clones: a row would keep the whole batch alive; on the CPU: crops outgrow a GPU's memory
+        self.memory.update({crop: row.cpu().clone() for crop, row in found.items()})
+        while len(self.memory) > self.remember:
+            self.memory.popitem(last=False)
 
     @staticmethod
     def scores(views: Tensor, candidates: Tensor) -> Tensor:

@@ -3,10 +3,11 @@
 For each query, a group of G answers is sampled; each crop is scored by the frozen re-ranker; an
 answer's advantage is its reward minus its group's mean; and the policy moves towards what was
 better, held near the policy it started from by a KL term. Decision-balanced sampling dictates the
-first word of every answer, so that each group holds both FULL and REGION.
+first word of every answer, so that each group holds both FULL and REGION; the exact decision
+samples boxes only and computes the rest (`regionr1/algorithm/decision.py`).
 
-One gradient step is made per rollout, so the ratio of new to old probabilities is 1 and clipping
-never acts; the loss is about 0 by construction on balanced advantages. Watch `reward`, not `loss`.
+With one gradient step per rollout the ratio of new to old probabilities is 1 and clipping never
+acts; the loss is about 0 by construction on balanced advantages. Watch `reward`, not `loss`.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -18,20 +19,19 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from regionr1.algorithm.advantages import group_advantages
 from regionr1.algorithm.boxes import CropPrior
-from regionr1.algorithm.losses import LossType, aggregate, kl_k3, policy_loss
-from regionr1.algorithm.rewards import RewardWeights, reward_parts, total
+from regionr1.algorithm.losses import LossShape, LossType, RatioLevel
+from regionr1.algorithm.objective import Decider, Group, Kl, Objective, Scored, step_loss
+from regionr1.algorithm.rewards import RewardWeights
 from regionr1.data.batch import QueryBatch
 from regionr1.data.datamodule import RerankDataModule
 from regionr1.errors import UserError
-from regionr1.modules import measures
-from regionr1.modules.crops import crop_rectangles
+from regionr1.modules import measures, sampling
+from regionr1.modules.earnings import Earnings, as_group, earn
 from regionr1.modules.evaluation import Evaluator
 from regionr1.modules.policy import CropPolicy
 from regionr1.modules.reranker import RewardReranker
 from regionr1.modules.rollout import Rollouts
-from regionr1.modules.sampling import balanced_decisions, step_noise
 from regionr1.report.predictions import Prediction
 from regionr1.report.table import Outcome
 from regionr1.tracking.checkpoint import refuse_other_architecture
@@ -45,17 +45,34 @@ class RGRPO(LightningModule):
         reranker: The frozen re-ranker that rewards it.
         group_size: Answers per query, G.
         kl_weight: Weight of the KL term to the policy with its adapter off; 0 leaves it out.
-        decision: Who decides between FULL and REGION in a group. `balanced` dictates
+        kl: How it is estimated: `k3`; `k3_ratio`, times the ratio, as TRL since 1.1; or
+            `exact_decision`, exactly over the decision and k3_ratio over the rest. decision=exact
+            always takes the decision's exactly.
+        decision: Who decides between FULL and REGION in a group. `exact` dictates REGION to all,
+            looks FULL's reward up and differentiates the decision itself; `balanced` dictates
             crop_prior.region_share of them (the paper); `on_policy` lets the policy sample.
+        balanced_correction: Weigh a balanced group by what the policy would have decided, so that
+            its gradient is the policy's own. Sets baseline and scale_rewards aside.
+        region_floor: Least weight of the box part under `exact`, which is pi(REGION) otherwise. A
+            policy that hardly crops keeps learning boxes, with a bias: as if it cropped so often.
+        decision_entropy: Weight of a bonus on the entropy of FULL against REGION.
         crop_prior: What is known about crops before learning: the share of REGION, limits of
             shape, padding, and an encouragement that decays.
         reward: Weights of the reward's parts.
         scale_rewards: Divide advantages by the standard deviation of the `group`, of the `batch`,
             or by nothing (`none`, as the paper's release).
-        baseline: What a reward is compared with: the group's `mean`, or `leave_one_out`.
-        loss_type: How token losses are averaged, by TRL's names.
+        baseline: What a reward is compared with: the group's `mean`, or `leave_one_out`, which
+            `exact` always takes.
+        stratified: Share of the advantage taken among rollouts of the same decision only.
+        loss_type: The loss, by TRL's names. Left out: `luspo` (token sums, the objective's own
+            gradient) for `exact`, `grpo` (token means) otherwise.
+        importance_sampling_level: Ratio of each `token`, or of the `sequence` (GSPO).
         epsilon_low: Lower clipping distance of the ratio.
-        epsilon_high: Upper clipping distance of the ratio.
+        epsilon_high: Upper clipping distance of the ratio; for `cispo` the largest ratio itself.
+        delta: Largest ratio that counts at all, also where the advantage is negative.
+        loss_shape: Constants of `sapo` and `vespo`.
+        num_iterations: Gradient steps per rollout. The exact decision has no ratio: its later steps
+            use the new pi(FULL) with the rewards of the first.
         seed: Of the sampling noise, which also depends on the step and the rank.
         optimizer: Makes the optimizer of the adapter's parameters.
         scheduler: Makes the learning-rate schedule, stepped every optimizer step.
@@ -67,14 +84,23 @@ class RGRPO(LightningModule):
         reranker: RewardReranker,
         group_size: int = 8,
         kl_weight: float = 0.0,
-        decision: Literal["balanced", "on_policy"] = "balanced",
+        kl: Kl = "k3",
+        decision: Decider = "balanced",
+        balanced_correction: bool = False,
+        region_floor: float = 0.0,
+        decision_entropy: float = 0.0,
         crop_prior: CropPrior = CropPrior(),
         reward: RewardWeights = RewardWeights(),
         scale_rewards: Literal["none", "group", "batch"] = "none",
         baseline: Literal["mean", "leave_one_out"] = "mean",
-        loss_type: LossType = "grpo",
+        stratified: float = 0.0,
+        loss_type: LossType | None = None,
+        importance_sampling_level: RatioLevel = "token",
         epsilon_low: float = 0.2,
         epsilon_high: float = 0.2,
+        delta: float | None = None,
+        loss_shape: LossShape = LossShape(),
+        num_iterations: int = 1,
         seed: int = 42,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable | None = None,
@@ -85,21 +111,22 @@ class RGRPO(LightningModule):
                 f"model.group_size is {group_size}, but a group needs 2 answers to compare: "
                 "set it to 2 or more"
             )
-        if kl_weight < 0:
-            raise UserError(f"model.kl_weight is {kl_weight}: set it to 0 or more")
+        if num_iterations < 1:
+            raise UserError(f"model.num_iterations is {num_iterations}: set it to 1 or more")
+        self.objective = Objective(
+            decision, balanced_correction, region_floor, decision_entropy, scale_rewards, baseline,
+            stratified, loss_type, importance_sampling_level, epsilon_low, epsilon_high, delta,
+            loss_shape, kl_weight, kl, policy.max_new_tokens,
+        )  # fmt: skip
         self.save_hyperparameters(ignore=["policy", "reranker"])
         self.strict_loading = False  # checkpoints hold the adapter only
         self.policy = policy
         self.reranker = reranker
         self.group_size = group_size
-        self.kl_weight = kl_weight
-        self.decision = decision
         self.crop_prior = crop_prior
         self.reward = reward
-        self.scale_rewards: Literal["none", "group", "batch"] = scale_rewards
-        self.baseline: Literal["mean", "leave_one_out"] = baseline
-        self.loss_type = loss_type
-        self.epsilon = (epsilon_low, epsilon_high)
+        self.num_iterations = num_iterations
+        self.iteration = 0
         self.seed = seed
         self.optimizer = optimizer
         self.scheduler = scheduler
@@ -108,7 +135,12 @@ class RGRPO(LightningModule):
         self.test_outcomes: list[Outcome] = []
 
     def setup(self, stage: str) -> None:
-        """Refuses data that `check_data` refuses."""
+        """Refuses data that `check_data` refuses, and steps that cannot be repeated."""
+        if self.num_iterations > 1 and self.trainer.accumulate_grad_batches > 1:
+            raise UserError(
+                "model.num_iterations above 1 repeats a whole step, so it goes with "
+                "trainer.accumulate_grad_batches=1 only: set one of them to 1"
+            )
         self.check_data(self.trainer.datamodule, stage)  # type: ignore[attr-defined]
 
     def check_data(self, datamodule: RerankDataModule, stage: str) -> None:
@@ -123,66 +155,71 @@ class RGRPO(LightningModule):
     # ---- training -------------------------------------------------------------------------------
 
     def training_step(self, batch: QueryBatch, batch_idx: int) -> Tensor:
-        """One step of r-GRPO on B queries."""
-        forced = None
-        if self.decision == "balanced":
-            forced = balanced_decisions(self.crop_prior, len(batch), self.group_size)
-        part = batch_idx % self.trainer.accumulate_grad_batches  # of the step
-        noise = step_noise(self.device, self.seed, self.global_step, part, self.global_rank)
-        rollouts = self.policy.sample(batch.images, batch.questions, self.group_size, forced, noise)
-        parts, encoding = self._rewards(batch, rollouts)
-        rewards = total(parts)
-        advantages = group_advantages(rewards, self.scale_rewards, self.baseline)
-
+        """One gradient step of r-GRPO on B queries; several share their rollouts if asked for."""
+        if self.iteration == 0:
+            self.drawn = self._draw(batch, batch_idx)
+        rollouts, earned, group = self.drawn
         now = self.policy.score(rollouts)
-        length = self.policy.max_new_tokens
-        # Dictated tokens count like sampled ones: from them balanced sampling learns the decision.
-        stats = policy_loss(
-            now.logp, None, advantages, rollouts.mask, self.loss_type, *self.epsilon, length
-        )
-        loss, kl = stats.loss, None
-        if self.kl_weight > 0:
-            with torch.no_grad():
-                reference = self.policy.logprobs(rollouts, use_adapter=False)
-            kl = aggregate(kl_k3(now.logp, reference), rollouts.mask, self.loss_type, length)
-            loss = loss + self.kl_weight * kl
+        if self.iteration == 0:
+            self.fixed = (now.logp.detach(), self._reference(rollouts))
+        old_logp, reference = self.fixed
+        loss, of_loss = step_loss(
+            self.objective, group, now.scored, old_logp if self.iteration else None, reference,
+            self._tokens(group),
+        )  # fmt: skip
 
-        logged = measures.training_metrics(rollouts, parts, rewards, now.entropy, length)
-        if kl is not None:
-            logged["kl"] = kl.detach()
-        self.log_dict(encoding, batch_size=len(batch))
-        self.log("loss", loss.detach(), prog_bar=True, batch_size=len(batch))
-        self.log("reward", logged.pop("reward"), prog_bar=True, batch_size=len(batch))
-        self.log_dict(logged, batch_size=len(batch))
+        logged = measures.training_metrics(
+            rollouts, earned.parts, earned.rewards, now.entropy, self.policy.max_new_tokens
+        )
+        logged |= measures.scorer_metrics(earned.views)
+        if self.objective.decision == "exact":  # rollouts of boxes alone do not tell these
+            logged["decision/region_rate"] = rollouts.p_region.mean()
+            logged["reward/full"] = earned.full.mean()
+            logged["decision/gain"] = (earned.rewards.mean(1) - earned.full).mean()
+        logged |= of_loss  # with the expected reward, if the decision is exact
+        size = len(batch)
+        self.log("loss", loss.detach(), prog_bar=True, batch_size=size)
+        self.log("reward", logged.pop("reward"), prog_bar=True, batch_size=size)
+        self.log_dict(logged, batch_size=size)
         return loss
 
-    def _rewards(
-        self, batch: QueryBatch, rollouts: Rollouts
-    ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Named reward parts (B, G) each, and what the scorer had to encode for them."""
-        with self._profile("crop + encode"):
-            views = self.reranker.views(
-                batch.images, crop_rectangles(batch, rollouts, self.crop_prior)
-            )
-        sizes = torch.tensor([batch.heights, batch.widths], device=self.device).T
-        boxes = rollouts.boxes_unit.to(self.device)
-        with self._profile("reward"):
-            full = self.reranker.scores(batch.full_embedding[:, None], batch.candidates)[:, 0]
-            parts = reward_parts(
-                rollouts.decision.to(self.device),
-                self.reranker.scores(views.embeddings, batch.candidates),
-                full,
-                batch.labels,
-                batch.valid,
-                self.crop_prior.penalty(boxes, sizes),
-                self.crop_prior.bonus(self.global_step),
-                self.reward,
-            )
-        hits = 1 - views.n_encoded / views.n_crops if views.n_crops else 0.0
-        return parts, {
-            "scorer/images_encoded": float(views.n_encoded),
-            "scorer/cache_hit_rate": hits,
-        }
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """As often as asked for, on the same rollouts."""
+        for iteration in range(self.num_iterations):
+            self.iteration = iteration
+            super().optimizer_step(*args, **kwargs)
+        self.iteration = 0
+        del self.drawn, self.fixed
+
+    @torch.no_grad()
+    def _reference(self, rollouts: Rollouts) -> Scored | None:
+        """The policy without its adapter, where the loss has a KL term."""
+        if self.objective.kl_weight == 0:
+            return None
+        return self.policy.score(rollouts, use_adapter=False).scored
+
+    def _draw(self, batch: QueryBatch, batch_idx: int) -> tuple[Rollouts, Earnings, Group]:
+        """Rollouts of B queries and what they earned."""
+        decider, size = self.objective.decision, self.group_size
+        forced = sampling.dictated(decider, self.crop_prior, len(batch), size)
+        part = batch_idx % self.trainer.accumulate_grad_batches  # of the step
+        noise = sampling.step_noise(
+            self.device, self.seed, self.global_step, part, self.global_rank
+        )
+        rollouts = self.policy.sample(batch.images, batch.questions, size, forced, noise)
+        earned = earn(
+            batch, rollouts, self.reranker, self.crop_prior, self.reward, self.global_step,
+            self._profile,
+        )  # fmt: skip
+        group = as_group(rollouts, self.policy.tokens, earned.rewards, earned.full, earned.invalid)
+        return rollouts, earned, group
+
+    def _tokens(self, group: Group) -> Tensor | None:
+        """Tokens of a rank's batch, averaged over ranks, where the loss is divided by them."""
+        if not self.objective.counts_tokens or self.trainer.world_size == 1:
+            return None
+        counted = self.all_gather(group.mask.sum())
+        return counted.float().mean()  # type: ignore[union-attr]
 
     def _profile(self, stage: str) -> AbstractContextManager:
         """Times a stage with the trainer's profiler."""

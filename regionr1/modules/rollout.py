@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from regionr1.algorithm.answers import Action, Decision, parse_answer
 from regionr1.algorithm.boxes import CoordFrame
+from regionr1.modules.prefix import Prefix
 from regionr1.modules.prompt import Prompt
 
 
@@ -28,6 +29,10 @@ class Rollouts:
         p_full: (B,) exact probability of FULL at temperature 1.
         p_region: (B,) exact probability of beginning a REGION answer at temperature 1.
         seen_hw: (B, 2) height and width in pixels of the image that the model saw.
+        states: (B, G, T) state of the grammar where it left a choice, -1 elsewhere; None without a
+            grammar.
+        prefix: The prefill with its gradient, for the first loss pass to go on from; None where
+            that pass would compute another.
     """
 
     prompt: Prompt
@@ -41,6 +46,13 @@ class Rollouts:
     p_full: Tensor
     p_region: Tensor
     seen_hw: Tensor
+    states: Tensor | None = None
+    prefix: Prefix | None = None
+
+    @property
+    def chosen(self) -> Tensor:
+        """(B, G, T) bool, the tokens that had an alternative, which alone carry a gradient."""
+        return self.mask if self.states is None else self.mask & (self.states >= 0)
 
 
 def read_rollouts(
@@ -51,6 +63,7 @@ def read_rollouts(
     mask: Tensor,
     dictated: Tensor,
     decision_probabilities: tuple[Tensor, Tensor],
+    states: Tensor | None = None,
 ) -> Rollouts:
     """Read what was decoded.
 
@@ -62,6 +75,7 @@ def read_rollouts(
         mask: (B, G, T) bool
         dictated: (B, G, T) bool, where the plan named a token.
         decision_probabilities: pi(FULL) and pi(REGION), each (B,).
+        states: (B, G, T) states of the grammar, if there is one.
     """
     texts, actions = read_answers(tokenizer, completion_ids, mask)
     decision, boxes_unit = boxes_from_actions(actions, frame, prompt.seen_hw)
@@ -77,6 +91,7 @@ def read_rollouts(
         p_full=decision_probabilities[0],
         p_region=decision_probabilities[1],
         seen_hw=prompt.seen_hw,
+        states=states,
     )
 
 

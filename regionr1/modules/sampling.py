@@ -7,11 +7,21 @@ from torch import Tensor
 
 from regionr1.algorithm.answers import Decision
 from regionr1.algorithm.boxes import CropPrior
+from regionr1.algorithm.objective import Decider
 
 
-def balanced_decisions(prior: CropPrior, queries: int, group_size: int) -> Tensor:
-    """(B, G) decisions that balanced sampling dictates; the prior's share of REGION first."""
-    regions = prior.region_count(group_size)
+def dictated(decider: Decider, prior: CropPrior, queries: int, group_size: int) -> Tensor | None:
+    """(B, G) decisions that are dictated, the REGIONs first; None where the policy decides.
+
+    Args:
+        decider: `exact` dictates REGION throughout, `balanced` the prior's share of it.
+        prior: Knows that share.
+        queries: B.
+        group_size: G.
+    """
+    if decider == "on_policy":
+        return None
+    regions = group_size if decider == "exact" else prior.region_count(group_size)
     row = [Decision.REGION] * regions + [Decision.FULL] * (group_size - regions)
     return torch.tensor(row).expand(queries, -1)
 

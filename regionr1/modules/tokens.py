@@ -8,6 +8,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from regionr1.algorithm.answers import FULL_ANSWER, REGION_PREFIX, Decision
 from regionr1.errors import UserError
+from regionr1.modules.grammar import AnswerGrammar, answer_grammar
 
 FREE = -1
 
@@ -23,6 +24,7 @@ class AnswerTokens:
         pad: Id written after the end.
         banned: (V,) bool; ids that the policy never emits: vision tokens, padding (unless it ends
             a completion) and rows of the output layer that the tokenizer has no token for.
+        grammar: What may be chosen where; None where anything may.
     """
 
     full: tuple[int, ...]
@@ -30,6 +32,7 @@ class AnswerTokens:
     eos: Tensor
     pad: int
     banned: Tensor
+    grammar: AnswerGrammar | None = None
 
     @property
     def shared(self) -> tuple[int, ...]:
@@ -39,9 +42,17 @@ class AnswerTokens:
             count += 1
         return self.full[:count]
 
+    def deciding(self, mask: Tensor) -> Tensor:
+        """(..., T) bool, the tokens of completions (..., T) that make the decision."""
+        first = torch.arange(mask.shape[-1], device=mask.device) <= len(self.shared)
+        return first & mask
+
     def to(self, device: torch.device) -> "AnswerTokens":
         """The same with its tensors on `device`."""
-        return replace(self, eos=self.eos.to(device), banned=self.banned.to(device))
+        grammar = None if self.grammar is None else self.grammar.to(device)
+        return replace(
+            self, eos=self.eos.to(device), banned=self.banned.to(device), grammar=grammar
+        )
 
     def plan(self, forced: Tensor, length: int) -> Tensor:
         """Which token ids are dictated.
@@ -66,6 +77,7 @@ def answer_tokens(
     tokenizer: PreTrainedTokenizerBase,
     config: PretrainedConfig,
     further_ends: int | list[int] | None,
+    grammar: bool = False,
 ) -> AnswerTokens:
     """Read the ids from a tokenizer and a Qwen2.5-VL config.
 
@@ -73,6 +85,7 @@ def answer_tokens(
         tokenizer: The policy's tokenizer.
         config: The policy's config.
         further_ends: Ids that also end a completion, as a generation config gives them.
+        grammar: Restrict answers to the grammar.
 
     Raises:
         UserError: No end or padding token, or the two answers cannot be told apart.
@@ -101,4 +114,7 @@ def answer_tokens(
     ]
     banned[[index for index in (*vision, pad) if index is not None]] = True
     banned[ends] = False
-    return AnswerTokens(full, region, torch.tensor(ends), pad, banned)
+    tokens = AnswerTokens(full, region, torch.tensor(ends), pad, banned)
+    if not grammar:
+        return tokens
+    return replace(tokens, grammar=answer_grammar(tokenizer, full, region, len(tokens.shared)))

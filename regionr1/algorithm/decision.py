@@ -1,0 +1,102 @@
+"""The decision between FULL and REGION, with its gradient taken exactly instead of sampled.
+
+FULL has one known reward R_F, and its probability p_F and REGION's p_R can be read from the logits
+at the decision. So the policy's expected reward needs samples of boxes only:
+
+    J = p_F R_F + p_R E[R(box) | REGION] + (1 - p_F - p_R) R_O
+
+with R_O the reward of an answer that begins as neither. `exact` differentiates this as it stands
+(Rao-Blackwell over the decision, arXiv 1810.04777): all G rollouts draw boxes, their mean reward V
+stands for the expectation, and
+
+    grad J = grad p_F (R_F - R_O) + grad p_R (V - R_O) + p_R mean_i (R_i - b_i) grad log pi(box_i)
+
+with b_i the mean of the other rollouts. It is unbiased and the decision adds no variance.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from regionr1.errors import UserError
+
+
+def expected_reward(
+    log_p_full: Tensor,
+    log_p_region: Tensor,
+    full_reward: Tensor,
+    region_reward: Tensor,
+    other_reward: Tensor,
+) -> Tensor:
+    """The policy's expected reward of each query, (B,); differentiable in the two logarithms.
+
+    Args:
+        log_p_full: (B,) log pi(FULL).
+        log_p_region: (B,) log pi(REGION).
+        full_reward: (B,) R_F.
+        region_reward: (B,) mean reward of the query's REGION rollouts.
+        other_reward: (B,) R_O.
+    """
+    full, region = full_reward.detach(), region_reward.detach()
+    other = other_reward.detach()
+    # p itself, not log p, carries the gradient: it is finite and right at p = 0 and p = 1.
+    return other + log_p_full.exp() * (full - other) + log_p_region.exp() * (region - other)
+
+
+def region_weight(log_p_region: Tensor, floor: float = 0.0) -> Tensor:
+    """What the box part of the exact gradient weighs, (B,), without gradient: max(p_R, floor).
+
+    A policy that hardly ever crops learns hardly anything about boxes. The floor keeps it learning,
+    at the price of a bias: boxes are then improved as if REGION were chosen that often.
+
+    Raises:
+        UserError: a floor outside 0..1.
+    """
+    if not 0 <= floor <= 1:
+        raise UserError(f"region_floor must be between 0 and 1, got {floor}.")
+    return log_p_region.detach().exp().clamp(min=floor)
+
+
+def decision_entropy(log_p_full: Tensor, log_p_region: Tensor) -> Tensor:
+    """Entropy (B,) in nats of FULL against REGION, 0 to log 2; differentiable.
+
+    Of the two alone: a bonus on it never rewards answers that are neither.
+    """
+    odds = log_p_full - log_p_region
+    return -(odds.sigmoid() * logsigmoid(odds) + (-odds).sigmoid() * logsigmoid(-odds))
+
+
+def corrected_advantages(
+    rewards: Tensor, region: Tensor, decides: Tensor, log_p_full: Tensor, log_p_region: Tensor
+) -> Tensor:
+    """Advantages (B, G, T) that undo the quota of balanced sampling.
+
+    A balanced group holds n_R REGION and n_F FULL whatever the policy wants; weights p_R G / n_R
+    and p_F G / n_F, p normalised over the two, make its mean gradient that of the policy's own
+    objective. The token that decides is compared with the group's weighted mean; the tokens of a
+    box with the other boxes, because a mean that holds the reward it is taken from is biased.
+
+    Args:
+        rewards: (B, G).
+        region: (B, G) bool, REGION was dictated; elsewhere FULL was.
+        decides: (B, G, T) bool, the tokens that make the decision.
+        log_p_full: (B,) log pi(FULL).
+        log_p_region: (B,) log pi(REGION).
+
+    Raises:
+        ValueError: a group without REGION or without FULL.
+    """
+    n_region = region.sum(1, keepdim=True)
+    n_full = (~region).sum(1, keepdim=True)
+    if not ((n_region > 0) & (n_full > 0)).all():
+        raise ValueError("the correction needs both decisions in every group")
+    p_full = (log_p_full - log_p_region).detach().sigmoid()[:, None].to(rewards)
+    weight = torch.where(region, (1 - p_full) / n_region, p_full / n_full) * region.shape[1]
+    value = (weight * rewards).mean(1, keepdim=True)
+    boxes = (rewards * region).sum(1, keepdim=True)
+    full = (rewards * ~region).sum(1, keepdim=True) / n_full
+    others = (boxes - rewards) / (n_region - 1).clamp(min=1)
+    box = rewards - torch.where(n_region > 1, others, full)
+    return weight[..., None] * torch.where(decides, (rewards - value)[..., None], box[..., None])

@@ -1,0 +1,158 @@
+"""What a way of doing a step costs: seconds by stage, what went through each model, memory."""
+
+import ctypes
+import gc
+import platform
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from regionr1.modules.policy import CropPolicy
+from regionr1.modules.reranker import RewardReranker
+from regionr1.tracking.profiler import StageProfiler
+
+PAGE_BYTES = 4096
+SAMPLE_S = 0.005
+
+
+@dataclass
+class Cost:
+    """Of one step, or of several.
+
+    Attributes:
+        steps: How many.
+        seconds: Wall time by stage.
+        processor_s: Time on the CPU's cores, all threads together: what other programs on the same
+            machine hardly change.
+        passed: Images and tokens through each model.
+        peak_bytes: Most memory above what was in use before.
+    """
+
+    steps: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    processor_s: float = 0.0
+    passed: Counter[str] = field(default_factory=Counter)
+    peak_bytes: int = 0
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of a step."""
+        return sum(self.seconds.values()) / self.steps
+
+
+def measure(
+    step: Callable[[], Any], policy: CropPolicy, reranker: RewardReranker | None, into: Cost
+) -> None:
+    """Takes a step and adds up what it costs."""
+    profiler = StageProfiler()
+    policy.stage = profiler.profile
+    with _count(policy, reranker, into.passed), _peak(into):
+        begin = time.process_time()
+        with profiler.profile("run_training_batch"):
+            step()
+        into.processor_s += time.process_time() - begin
+    into.steps += 1
+    for stage, seconds in profiler.seconds.items():
+        into.seconds["loss and the rest" if stage == "Lightning" else stage] += seconds
+
+
+@contextmanager
+def _count(
+    policy: CropPolicy, reranker: RewardReranker | None, passed: Counter[str]
+) -> Iterator[None]:
+    def vision(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        grid = kwargs.get("grid_thw", args[1] if len(args) > 1 else None)
+        passed["images through the vision tower"] += 0 if grid is None else len(grid)
+
+    def language(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        rows, length = kwargs["inputs_embeds"].shape[:2]
+        passed["tokens through the language model"] += rows * length
+        passed["passes of the language model"] += 1
+
+    hooks = [
+        policy.base.model.visual.register_forward_pre_hook(vision, with_kwargs=True),
+        policy.base.model.language_model.register_forward_pre_hook(language, with_kwargs=True),
+    ]
+    names = () if reranker is None else ("embed_images", "embed_candidates")
+    inside: list[str] = []  # one of the two may call the other
+    for name in names:
+        plain = getattr(reranker.scorer, name)  # type: ignore[union-attr]
+
+        def counted(images: Any, *rest: Any, name: str = name, plain: Callable = plain) -> Any:
+            passed["images through the scorer"] += 0 if inside else len(images)
+            inside.append(name)
+            try:
+                return plain(images, *rest)
+            finally:
+                inside.pop()
+
+        object.__setattr__(reranker.scorer, name, counted)  # type: ignore[union-attr]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for name in names:
+            object.__delattr__(reranker.scorer, name)  # type: ignore[union-attr]
+
+
+@contextmanager
+def _peak(into: Cost) -> Iterator[None]:
+    """On a GPU by its allocator; on a CPU by looking at the process's resident memory."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        yield
+        into.peak_bytes = max(into.peak_bytes, torch.cuda.max_memory_allocated() - before)
+        return
+    gc.collect()
+    if platform.system() == "Linux":  # hand back what the way before has freed
+        with suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+    before, done = _resident_bytes(), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(SAMPLE_S):
+            into.peak_bytes = max(into.peak_bytes, _resident_bytes() - before)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _resident_bytes() -> int:
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
+    except OSError:  # not Linux
+        return 0
+
+
+def seconds_of(call: Callable[[], Any]) -> float:
+    """Wall seconds of one call."""
+    begin = StageProfiler.now()
+    call()
+    return StageProfiler.now() - begin
+
+
+def machine_speed(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
+    """FLOP/s of a large matrix product and bytes/s of a large copy, the best of a few tries."""
+    side = 4096 if device.type == "cuda" else 1024
+    a = torch.randn(side, side, device=device, dtype=dtype)
+    big = torch.empty(2**28 if device.type == "cuda" else 2**25, device=device)
+    product, copy = float("inf"), float("inf")
+    for _ in range(5):
+        product = min(product, seconds_of(lambda: a @ a))
+        copy = min(copy, seconds_of(lambda: big.clone()))
+    return 2 * side**3 / product, 2 * big.numel() * big.element_size() / copy

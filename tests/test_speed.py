@@ -1,0 +1,123 @@
+"""The benchmark: what the two ways run, that they are told apart, and that its command works."""
+
+import argparse
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from regionr1.algorithm.objective import Objective
+from regionr1.builtin.policy_model import SPECIAL
+from regionr1.errors import UserError
+from regionr1.modules.policy import CropPolicy
+from regionr1.modules.reranker import RewardReranker
+from regionr1.speed.floor import step_floor
+from regionr1.speed.measure import Cost, measure
+from regionr1.speed.report import _variations
+from regionr1.speed.shapes import SHAPES, build_shape, shape_config
+from regionr1.speed.steps import Stepper
+from regionr1.speed.work import make_work
+
+ROOT = Path(__file__).parents[1]
+B, G, K = 2, 4, 5
+KL = Objective(decision="exact", kl_weight=0.1)
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory) -> CropPolicy:
+    folder = tmp_path_factory.mktemp("shape")
+    torch.manual_seed(0)
+    build_shape(folder, SHAPES["tiny"])
+    return CropPolicy(str(folder), max_new_tokens=40, grammar=True)
+
+
+def cost_of(policy: CropPolicy, way: str, group: int = G, candidates: int = K) -> Cost:
+    reranker, cost = RewardReranker("pixels"), Cost()
+    reranker.remember = 0
+    work = make_work(B, 112, 20, candidates, reranker.scorer.dim, 27)
+    measure(getattr(Stepper(policy, reranker, work, group, KL), way), policy, reranker, cost)
+    return cost
+
+
+def test_ours_runs_distinct_work_only(policy) -> None:
+    seen = {group: cost_of(policy, "ours", group).passed for group in (2, 8)}
+    for group, passed in seen.items():
+        assert passed["images through the vision tower"] == B
+        assert 1 <= passed["images through the scorer"] <= B * group, "distinct crops at most"
+    assert cost_of(policy, "ours", G, 50).passed["images through the scorer"] <= B * G
+    growth = (
+        seen[8]["tokens through the language model"] / seen[2]["tokens through the language model"]
+    )
+    assert growth < 4, "the prompts are not repeated"
+
+
+def test_dense_repeats_everything(policy) -> None:
+    passed = cost_of(policy, "dense").passed
+    assert passed["images through the vision tower"] == 3 * B * G  # generation, loss, reference
+    assert passed["images through the scorer"] == B * G * 2 * (1 + K)
+    ours = cost_of(policy, "ours").passed
+    assert passed["passes of the language model"] > ours["passes of the language model"] + 10
+
+
+def test_costs_are_booked_once(policy) -> None:
+    cost = cost_of(policy, "ours")
+    assert {"vision", "prefill", "decode", "reference", "backward", "crop + encode"} <= set(
+        cost.seconds
+    )
+    assert cost.steps == 1 and 0 < cost.step_s < 60
+    assert not policy.base.model.visual._forward_pre_hooks
+
+
+def test_the_two_ways_compute_the_same(policy) -> None:
+    work = make_work(B, 112, 20, K, 8, 27)
+    loss, gradients = Stepper(policy, None, work, G, KL).gap()
+    assert loss < 1e-5 and gradients < 1e-5
+
+
+def test_floors_by_hand(policy) -> None:
+    language = sum(p.numel() for p in policy.base.model.language_model.layers.parameters())
+    head = policy.base.lm_head.weight.numel()
+    tower = sum(p.numel() for p in policy.base.model.visual.parameters())
+    ours = step_floor(policy, 1, 2, 100, 9, 10, 5, repeated=False, kl=False)
+    # forward and backward over prompt and completions, and the rollout's own completions
+    assert ours.flop == 2 * (language * (2 * 120 + 20) + head * 20 * 3 + tower * 36)
+    assert ours.bytes == (language + head) * 4 * (1 + 5 + 2)
+    dense = step_floor(policy, 1, 2, 100, 9, 10, 10, repeated=True, kl=False)
+    assert dense.flop == 2 * (language * 3 * 220 + head * 20 * 3 + tower * 36 * 2 * 2)
+    assert dense.seconds(1e9, 1e12) == dense.flop / 1e9
+
+
+def test_shapes_are_as_large_as_promised() -> None:
+    sizes = {}
+    for name in ("medium", "3b"):
+        with torch.device("meta"):  # sizes without memory
+            model = Qwen2_5_VLForConditionalGeneration(shape_config(SHAPES[name], [*SPECIAL].index))
+        sizes[name] = sum(p.numel() for p in model.parameters())
+    assert sizes["medium"] >= 20e6
+    assert sizes["3b"] == pytest.approx(3.755e9, rel=1e-3)  # Qwen2.5-VL-3B-Instruct
+
+
+def test_growth_varies_one_option_at_a_time() -> None:
+    args = argparse.Namespace(group=8, candidates=20, grow=["group=2,64", "candidates=200"])
+    found = [(a.group, a.candidates) for a in _variations(args)]
+    assert found == [(2, 20), (64, 20), (8, 200)]
+    for wrong in ("colour=3", "group=", "group=two", "group=0"):
+        with pytest.raises(UserError, match="NAME=N,N"):
+            list(_variations(argparse.Namespace(grow=[wrong])))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--inference",), ("--reward", "scorer", "--no-grammar")])
+def test_the_command(options) -> None:
+    small = ("--shape", "tiny", "--image", "56", "--text", "5", "--group", "2", "--queries", "1")
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "benchmark", *small, "--candidates", "3", *options],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"ours is \d+\.\d times faster", done.stdout)
