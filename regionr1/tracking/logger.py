@@ -82,6 +82,36 @@ def prepare_store(tracking_uri: str) -> str:
     return uri
 
 
+def artifact_location(tracking_uri: str, experiment: str) -> str | None:
+    """Where the artifacts of an experiment go: beside a sqlite file, else where the server says."""
+    path = sqlite_file(tracking_uri)
+    return None if path is None else (path.parent / experiment).as_uri()
+
+
+def create_experiment(client: Any, tracking_uri: str, name: str) -> str:
+    """The id of an experiment, made where there is none, by several processes at once too.
+
+    Raises:
+        UserError: If it was deleted.
+    """
+    from mlflow.exceptions import MlflowException
+
+    known = client.get_experiment_by_name(name)
+    if known is None:
+        try:
+            return str(client.create_experiment(name, artifact_location(tracking_uri, name)))
+        except MlflowException:  # another process was quicker
+            known = client.get_experiment_by_name(name)
+            if known is None:
+                raise
+    if known.lifecycle_stage == "deleted":
+        raise UserError(
+            f"MLflow experiment {name!r} was deleted; run `mlflow experiments restore "
+            f"-x {known.experiment_id}` or set another trainer.logger.init_args.experiment_name"
+        )
+    return str(known.experiment_id)
+
+
 class TrackingLogger(MLFlowLogger):
     """Logs a run to MLflow.
 
@@ -106,7 +136,6 @@ class TrackingLogger(MLFlowLogger):
         uri = prepare_store(tracking_uri or default_tracking_uri())
         path = sqlite_file(uri)
         self.folder = None if path is None else path.parent
-        location = None if self.folder is None else (self.folder / experiment_name).as_uri()
         super().__init__(
             experiment_name=experiment_name,
             run_name=run_name,
@@ -114,21 +143,14 @@ class TrackingLogger(MLFlowLogger):
             tags=tags,
             run_id=run_id,
             synchronous=synchronous,
-            artifact_location=location,
+            artifact_location=artifact_location(uri, experiment_name),
         )
-        self._create_experiment(experiment_name, location)
+        self._create_experiment(experiment_name)
 
     @rank_zero_only
-    def _create_experiment(self, name: str, location: str | None) -> None:
+    def _create_experiment(self, name: str) -> None:
         """Creates the experiment here, where Lightning would warn that it has to."""
-        known = self._mlflow_client.get_experiment_by_name(name)
-        if known is None:
-            self._mlflow_client.create_experiment(name, artifact_location=location)
-        elif known.lifecycle_stage == "deleted":
-            raise UserError(
-                f"MLflow experiment {name!r} was deleted; run `mlflow experiments restore "
-                f"-x {known.experiment_id}` or set another trainer.logger.init_args.experiment_name"
-            )
+        create_experiment(self._mlflow_client, self._tracking_uri, name)
 
     @property
     def save_dir(self) -> str | None:
