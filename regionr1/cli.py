@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from regionr1.errors import UserError
 
 VERBS = ("fit", "validate", "test", "predict")
-COMMANDS = (*VERBS, "data", "sweep")
+COMMANDS = (*VERBS, "data", "sweep", "upload")
 
 HELP = """\
-usage: regionr1 {fit,validate,test,predict,data,sweep} ...
+usage: regionr1 {fit,validate,test,predict,data,sweep,upload} ...
 
 Learn where to look before ranking: a vision-language policy keeps the whole query image or crops
 one region, and a frozen re-ranker orders the candidates with what is left.
@@ -25,6 +25,7 @@ commands:
   predict    write decision, box and new ranking of each test query as JSON Lines
   data       make, build and check data sets (see `regionr1 data --help`)
   sweep      search settings; `sweep best` writes the best as a config, `sweep report` shows all
+  upload     send what a run logged while its tracking server was away
 
 examples:
   regionr1 fit -c conf/base.yaml -c conf/builtin.yaml -c conf/quickstart.yaml --model.group_size 8
@@ -91,6 +92,12 @@ def dispatch(args: list[str]) -> int:
         from regionr1 import sweep_cli
 
         sweep_cli.run(args[1:])
+        return 0
+    if args[0] == "upload":
+        from regionr1.sweep_cli import call
+        from regionr1.tracking.spool import upload
+
+        call(upload, args[1:], "regionr1 upload")
         return 0
     if args[0].startswith("-"):
         raise UserError(f"options come after the command, as in `regionr1 fit {args[0]} ...`")

@@ -25,8 +25,11 @@ from regionr1.tracking.config_artifact import ConfigArtifact
 from regionr1.tracking.crop_gallery import CropGallery
 from regionr1.tracking.logger import default_tracking_uri
 from regionr1.tracking.prediction_file import PredictionFile
+from regionr1.tracking.provenance import Provenance
 from regionr1.tracking.reported import ReportedModule
 from regionr1.tracking.resume import find_run
+from regionr1.tracking.speed import Speed
+from regionr1.tracking.system_metrics import SystemMetrics
 from regionr1.tracking.trial import trial_from_environment
 
 LOGGER = {"class_path": "regionr1.tracking.logger.TrackingLogger", "init_args": {}}
@@ -51,6 +54,7 @@ class RegionCLI(LightningCLI):
         )
         parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
         parser.add_lightning_class_args(CropGallery, "gallery")
+        parser.add_lightning_class_args(SystemMetrics, "system_metrics")
         parser.add_lightning_class_args(PredictionFile, "predictions")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -128,6 +132,7 @@ def run(
                     "default_root_dir": "mlruns",
                     "callbacks": [
                         *(TestTable(), BeforeAfter(), AdapterArtifact()),
+                        *(Provenance(), Speed()),
                         *trial_from_environment(),
                         *callbacks,
                     ],

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tiny_run import TinyData, TinyModule
 
+from regionr1.sweep import summary
 from regionr1.sweep.commands import run_sweep
 from regionr1.sweep.plan import read_plan
 from regionr1.sweep.store import StudyStore
@@ -80,6 +81,7 @@ def files(folder: Path, sweep: str = SWEEP) -> Path:
 
 
 if __name__ == "__main__":
+    summary.draw = lambda *_: []  # takes seconds, and the pictures have their own tests
     path, storage, n_trials, seconds, heartbeat_s = sys.argv[1:]
     run_sweep(
         read_plan(Path(path)),

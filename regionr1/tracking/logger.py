@@ -9,16 +9,18 @@ import logging
 import os
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from filelock import FileLock
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from regionr1.errors import UserError
+from regionr1.tracking.spool import SpoolingClient
 
 DEFAULT_TRACKING_URI = "sqlite:///mlruns/mlflow.db"
 SQLITE_PREFIX = "sqlite:///"
+FLUSH_S = 10.0  # how long the end of a run waits for a server that is away
 
 
 def default_tracking_uri() -> str:
@@ -145,6 +147,10 @@ class TrackingLogger(MLFlowLogger):
             synchronous=synchronous,
             artifact_location=artifact_location(uri, experiment_name),
         )
+        # A server that is away is tried again soon, from the spool, and must not hold up training.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+        self._mlflow_client = SpoolingClient(uri, (self.folder or Path("mlruns")) / "spool")
         self._create_experiment(experiment_name)
 
     @rank_zero_only
@@ -180,3 +186,18 @@ class TrackingLogger(MLFlowLogger):
                 f"run {self.run_id} was started with other model or data parameters than now; "
                 "drop the overrides, or start a new run and give it --ckpt_path"
             ) from error
+
+    @rank_zero_only
+    def finalize(self, status: str = "success") -> None:
+        """Ends the run; says where its records are if the server is away."""
+        if not self._initialized:
+            return
+        ends = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED"}
+        client, run_id = cast(SpoolingClient, self.experiment), str(self.run_id)
+        client.set_terminated(run_id, ends.get(status, status))
+        if left := client.flush(run_id, FLUSH_S):
+            folder = client.spool(run_id).folder
+            print(
+                f"the tracking server is away; {left} records are kept. When it is back:\n"
+                f"  regionr1 upload {folder}"
+            )
