@@ -4,16 +4,17 @@ Nothing heavy is imported before it is known what is asked, so that `regionr1 --
 once. Every error that a user can cause ends as one line on stderr and exit code 2.
 """
 
+import json
 import sys
 from collections.abc import Sequence
 
 from regionr1.errors import UserError
 
 VERBS = ("fit", "validate", "test", "predict")
-COMMANDS = (*VERBS, "data", "sweep", "upload")
+COMMANDS = (*VERBS, "data", "sweep", "compare", "export", "upload")
 
 HELP = """\
-usage: regionr1 {fit,validate,test,predict,data,sweep,upload} ...
+usage: regionr1 {fit,validate,test,predict,data,sweep,compare,export,upload} ...
 
 Learn where to look before ranking: a vision-language policy keeps the whole query image or crops
 one region, and a frozen re-ranker orders the candidates with what is left.
@@ -25,6 +26,8 @@ commands:
   predict    write decision, box and new ranking of each test query as JSON Lines
   data       make, build and check data sets (see `regionr1 data --help`)
   sweep      search settings; `sweep best` writes the best as a config, `sweep report` shows all
+  compare    what runs were set differently and what it changed on the same test queries
+  export     a trained policy as an MLflow model and as a folder for RegionReranker
   upload     send what a run logged while its tracking server was away
 
 examples:
@@ -92,6 +95,20 @@ def dispatch(args: list[str]) -> int:
         from regionr1 import sweep_cli
 
         sweep_cli.run(args[1:])
+        return 0
+    if args[0] == "compare":
+        from regionr1.sweep_cli import call
+        from regionr1.tracking.tested_runs import compare
+
+        options = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
+        runs = [json.dumps(args[1:options])] if options > 1 else []
+        call(compare, [*runs, *args[options:]], "regionr1 compare")
+        return 0
+    if args[0] == "export":
+        from regionr1.export import export
+        from regionr1.sweep_cli import call
+
+        call(export, args[1:], "regionr1 export")
         return 0
     if args[0] == "upload":
         from regionr1.sweep_cli import call
