@@ -16,6 +16,7 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from regionr1.cli import main
+from regionr1.errors import UserError
 from regionr1.tracking.logger import TrackingLogger
 from regionr1.tracking.spool import SpoolingClient
 
@@ -101,6 +102,12 @@ def test_a_server_that_stays_away_gets_all_by_a_command(
     assert history(logger, "loss") == [(0, 0.0), (1, 1.0), (2, 2.0)]
     assert logger.experiment.get_run(logger.run_id).info.status == "FAILED"
     assert main(command[1:]) == 2 and "no spool" in capsys.readouterr().err
+
+
+def test_no_server_at_the_start_is_one_sentence(workspace: Path) -> None:
+    address = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(UserError, match=f"{address} cannot be reached; start it"):
+        TrackingLogger(tracking_uri=address)
 
 
 def test_what_a_server_refuses_is_raised(logger) -> None:

@@ -219,6 +219,18 @@ def test_several_objectives_show_the_pareto_front(workspace: Path, capsys) -> No
         assert (folder / f"{name}.png").is_file(), name
 
 
+def test_going_on_draws_new_settings_in_spite_of_a_fixed_seed(workspace: Path) -> None:
+    text = SWEEP.split("enqueue:")[0].replace("int, low: 2, high: 9", "int, low: 2, high: 9000")
+    text += "sampler: {class_path: optuna.samplers.RandomSampler, init_args: {seed: 1}}\n"
+    for total in (3, 6):
+        sweep(MadeUpTraining(), total, text=text)
+    sizes = [trial.params["model.group_size"] for trial in study().trials]
+    assert len(set(sizes)) == 6
+    sweep(MadeUpTraining(), 6, "sqlite:///mlruns/again.db", text)
+    again = study("sqlite:///mlruns/again.db").trials
+    assert [trial.params["model.group_size"] for trial in again] == sizes, "and repeats as a whole"
+
+
 def test_a_grid_is_run_once(workspace: Path) -> None:
     text = SWEEP.split("enqueue:")[0].replace("high: 9", "high: 3")
     sweep(MadeUpTraining(), 50, text=text + "sampler: optuna.samplers.GridSampler\n")

@@ -29,6 +29,9 @@ if how == "refused":
     sys.exit(2)
 if how == "killed":
     os.kill(os.getpid(), 9)
+if how == "leaves":
+    import subprocess
+    print(subprocess.Popen(["sleep", "60"]).pid, flush=True)
 if how == "sleeps":
     print("asleep", flush=True)
     time.sleep(60)
@@ -94,6 +97,11 @@ def test_a_run_that_takes_too_long_is_ended(start) -> None:
     with pytest.raises(TrialFailed, match="longer than 0.5 s"):
         start("sleeps", Channel(), timeout_s=0.5)
     assert time.monotonic() - begin < 30
+
+
+def test_what_a_run_leaves_behind_is_ended(start) -> None:
+    text = start("leaves", Channel())
+    wait_for(lambda: not running(int(text)))
 
 
 def test_cuda_out_of_memory_is_told_apart(tmp_path: Path) -> None:

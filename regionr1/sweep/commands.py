@@ -119,6 +119,8 @@ def _conclude(
     plan: SweepPlan, study: Study, store: StudyStore, parent: ParentRun, total: int
 ) -> None:
     """Prints and logs what the study found so far."""
+    from optuna.trial import TrialState
+
     from regionr1.sweep.summary import best_lines, draw, totals, trials_csv
     from regionr1.sweep.worker import FINISHED, counted
 
@@ -129,8 +131,10 @@ def _conclude(
         missing = draw(study, plan.metrics, folder)
         with store.lock(plan.study):
             parent.show(folder, found)
-            finished = sum(trial.state in FINISHED for trial in counted(study))
-            parent.close("FINISHED" if finished >= total else "KILLED")
+            trials = counted(study)
+            if not any(trial.state == TrialState.RUNNING for trial in trials):
+                finished = sum(trial.state in FINISHED for trial in trials)
+                parent.close("FINISHED" if finished >= total else "KILLED")
     kinds = ("complete", "pruned", "fail")
     print(", ".join(f"{found[f'trials_{kind}']:.0f} {kind}" for kind in kinds), end="")
     print(
@@ -165,7 +169,7 @@ def report(file: Path, storage: str = DEFAULT_STORAGE, study: str | None = None)
     with store.lock(plan.study):
         opened = existing(store, plan)
         parent = ParentRun.open(plan, opened, check_plan(plan))
-    _conclude(plan, opened, store, parent, plan.n_trials)
+    _conclude(plan, opened, store, parent, total=0)
 
 
 def best(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from regionr1.sweep.plan import SweepPlan
-from regionr1.tracking.logger import create_experiment, default_tracking_uri, prepare_store
+from regionr1.tracking.logger import (
+    create_experiment,
+    default_tracking_uri,
+    open_client,
+    prepare_store,
+)
 from regionr1.tracking.trial import STATE_TAG
 
 if TYPE_CHECKING:
@@ -24,7 +30,7 @@ class ParentRun:
     """One MLflow run per study.
 
     Args:
-        client: MLflow client.
+        client: MLflow client that outlives its server.
         run_id: The run.
         study: Name of the study.
     """
@@ -44,10 +50,10 @@ class ParentRun:
             settings: Arguments of the logger that the trials use.
         """
         uri = prepare_store(settings.get("tracking_uri") or default_tracking_uri())
+        from mlflow.entities import Param
         from mlflow.exceptions import MlflowException
-        from mlflow.tracking import MlflowClient
 
-        client = MlflowClient(uri)
+        client = open_client(uri)
         run_id = study.user_attrs.get(PARENT_ATTR)
         if run_id is not None:
             try:
@@ -61,8 +67,7 @@ class ParentRun:
         run_id = run.info.run_id
         study.set_user_attr(PARENT_ATTR, run_id)
         client.log_artifact(run_id, str(plan.path), "sweep")
-        for key, value in _params(plan).items():
-            client.log_param(run_id, key, value)
+        client.log_batch(run_id, params=[Param(k, v) for k, v in _params(plan).items()])
         return cls(client, run_id, plan.study)
 
     def tags(self, number: int, settings: Mapping[str, Any]) -> dict[str, str]:
@@ -95,9 +100,14 @@ class ParentRun:
 
     def show(self, folder: Path, metrics: Mapping[str, float]) -> None:
         """Logs pictures, tables and totals, over those logged before."""
+        from mlflow.entities import Metric
+
         self.client.log_artifacts(self.run_id, str(folder), "sweep")
-        for key, value in metrics.items():
-            self.client.log_metric(self.run_id, f"sweep/{key}", value)
+        now = int(time.time() * 1000)
+        self.client.log_batch(
+            self.run_id,
+            metrics=[Metric(f"sweep/{key}", value, now, 0) for key, value in metrics.items()],
+        )
 
 
 def _params(plan: SweepPlan) -> dict[str, str]:

@@ -63,9 +63,16 @@ class SweepPlan:
         configs = [part for path in self.configs for part in ("-c", str(path))]
         return ["fit", *configs, *(part for k, v in settings.items() for part in option(k, v))]
 
-    def make_sampler(self) -> BaseSampler:
-        """The sampler; a grid gets its points from the space."""
+    def make_sampler(self, trial: int = 0) -> BaseSampler:
+        """The sampler; a grid gets its points from the space.
+
+        Args:
+            trial: Added to the seed, where there is one. Otherwise every worker, and every time the
+                command is given again, would draw the same settings.
+        """
         arguments = dict(self.sampler.get("init_args") or {})
+        if isinstance(arguments.get("seed"), int) and not self.is_grid:
+            arguments["seed"] += trial
         if self.is_grid:
             arguments.setdefault("search_space", {p.name: p.grid() for p in self.space})
             if any(parameter.when for parameter in self.space):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from regionr1.sweep.worker import REASON_ATTR, RUN_ATTR, STEP_ATTR, counted
+from regionr1.sweep.worker import REASON_ATTR, RUN_ATTR, STEP_ATTR, counted, short
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -89,7 +89,7 @@ def best_lines(study: Study, metrics: Sequence[str]) -> list[str]:
     lines = [title]
     for trial in front:
         values = ", ".join(f"{n} {v:.4f}" for n, v in zip(metrics, trial.values, strict=True))
-        settings = ", ".join(f"{name} {value}" for name, value in trial.params.items())
+        settings = ", ".join(f"{name} {short(value)}" for name, value in trial.params.items())
         lines.append(f"  trial {trial.number}: {values}  ({settings})")
     return lines
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from pathlib import Path
@@ -117,15 +118,16 @@ class FreshProcess:
 
 
 def stop(process: subprocess.Popen) -> None:
-    """Ends a process and those it started, if it has not ended itself."""
-    if process.poll() is not None:
-        return
-    process.terminate()
-    try:
-        process.wait(STOP_S)
-    except subprocess.TimeoutExpired:
+    """Ends a process, if it has not ended itself, and whatever it started and left behind."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    with suppress(ProcessLookupError):  # further ranks and loaders are of its session
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def out_of_memory(text: str, error: BaseException | None = None) -> str | None:

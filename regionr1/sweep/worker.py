@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ class Worker:
         n_trials: Total of all workers.
         timeout_s: Seconds after which no further trial is begun.
         logs: Folder for what the trials print.
-        say: Prints a line.
+        say: Prints a line; None means at once to the standard output.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Worker:
         n_trials: int,
         timeout_s: float | None = None,
         logs: Path = Path("mlruns/sweeps"),
-        say: Callable[[str], None] = print,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         self.plan = plan
         self.study = study
@@ -80,9 +81,9 @@ class Worker:
         self.n_trials = n_trials
         self.timeout_s = timeout_s
         self.logs = logs / plan.study
-        self.say = say
+        self.say = partial(print, flush=True) if say is None else say
         self.poll_s = min(5.0, store.heartbeat_s)
-        self.running = -1
+        self.running: int | None = None
         self.last_reason = ""
 
     def work(self) -> None:
@@ -134,7 +135,8 @@ class Worker:
             lock.close()
             return self._run(trial, values)
 
-        self.last_reason = ""
+        self.last_reason, self.running = "", None
+        self.study.sampler = self.plan.make_sampler(len(self.study.get_trials(deepcopy=False)))
         try:
             self.study.optimize(objective, n_trials=1, catch=(TrialFailed,))
         except KeyboardInterrupt:
@@ -144,6 +146,8 @@ class Worker:
 
     def _put_back(self) -> None:
         """Has the trial that an interrupt hit run again."""
+        if self.running is None:
+            return
         hit = self.study.get_trials(deepcopy=False)[self.running]
         if hit.state == TrialState.FAIL:
             RetryHeartbeatStaleTrialCallback(max_retry=None)(self.study, hit)
@@ -151,7 +155,7 @@ class Worker:
     def _run(self, trial: Trial, values: Mapping[str, Any]) -> float | Sequence[float]:
         self.running = trial.number
         self._bury(trial)
-        name = f"{self.plan.study}-{trial.number:04d}"
+        name = f"{trial.number:03d}-{self.plan.study}"  # the UI shows the beginning
         settings = overrides(self.plan.space, values)
         job = TrialJob(
             arguments=[
@@ -163,7 +167,7 @@ class Worker:
             params=settings,
             log=self.logs / f"{trial.number:04d}.log",
         )
-        shown = ", ".join(f"{key.split('.')[-1]} {value}" for key, value in values.items())
+        shown = ", ".join(f"{key.split('.')[-1]} {short(value)}" for key, value in values.items())
         self.say(f"trial {trial.number} begins: {shown}")
         channel, begin = StudyChannel(trial), time.monotonic()
         try:
@@ -199,6 +203,11 @@ class Worker:
         dead = trials[history[-1]]
         if dead.user_attrs.get(REASON_ATTR) is None:
             self.parent.end(dead.user_attrs.get(RUN_ATTR), "KILLED", "its worker ended")
+
+
+def short(value: Any) -> str:
+    """A parameter's value for people."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 class StudyChannel:

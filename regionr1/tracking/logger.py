@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from regionr1.errors import UserError
-from regionr1.tracking.spool import SpoolingClient
+from regionr1.tracking.spool import SpoolingClient, is_away
 
 DEFAULT_TRACKING_URI = "sqlite:///mlruns/mlflow.db"
 SQLITE_PREFIX = "sqlite:///"
@@ -94,11 +94,19 @@ def create_experiment(client: Any, tracking_uri: str, name: str) -> str:
     """The id of an experiment, made where there is none, by several processes at once too.
 
     Raises:
-        UserError: If it was deleted.
+        UserError: If it was deleted, or the server cannot be reached.
     """
     from mlflow.exceptions import MlflowException
 
-    known = client.get_experiment_by_name(name)
+    try:
+        known = client.get_experiment_by_name(name)
+    except MlflowException as error:
+        if not is_away(error):
+            raise
+        raise UserError(
+            f"the tracking server {tracking_uri} cannot be reached; start it or set another "
+            "MLFLOW_TRACKING_URI"
+        ) from error
     if known is None:
         try:
             return str(client.create_experiment(name, artifact_location(tracking_uri, name)))
@@ -112,6 +120,15 @@ def create_experiment(client: Any, tracking_uri: str, name: str) -> str:
             f"-x {known.experiment_id}` or set another trainer.logger.init_args.experiment_name"
         )
     return str(known.experiment_id)
+
+
+def open_client(tracking_uri: str) -> SpoolingClient:
+    """A client whose spool lies beside a sqlite file, else in mlruns/."""
+    # A server that is away is tried again soon, from the spool, and must not hold up training.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    path = sqlite_file(tracking_uri)
+    return SpoolingClient(tracking_uri, (Path("mlruns") if path is None else path.parent) / "spool")
 
 
 class TrackingLogger(MLFlowLogger):
@@ -147,10 +164,7 @@ class TrackingLogger(MLFlowLogger):
             synchronous=synchronous,
             artifact_location=artifact_location(uri, experiment_name),
         )
-        # A server that is away is tried again soon, from the spool, and must not hold up training.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
-        self._mlflow_client = SpoolingClient(uri, (self.folder or Path("mlruns")) / "spool")
+        self._mlflow_client = open_client(uri)
         self._create_experiment(experiment_name)
 
     @rank_zero_only

@@ -44,7 +44,7 @@ class TrialCallback(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Marks the run as a trial."""
-        if self.channel is None:
+        if self.channel is None or not trainer.is_global_zero:
             return
         logger, run_id = trainer.logger, None
         if isinstance(logger, TrackingLogger):
@@ -63,7 +63,7 @@ class TrialCallback(Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         stop = False
-        if self.channel is not None:
+        if self.channel is not None and trainer.is_global_zero:
             logged = trainer.callback_metrics
             values = {name: float(logged[name]) for name in self.metrics if name in logged}
             stop = self.channel.report(trainer.global_step, values)
