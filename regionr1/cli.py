@@ -1,18 +1,20 @@
-"""The command line: `regionr1 fit|validate|test|predict` and `regionr1 data <command>`.
+"""The command line: `regionr1 fit|validate|test|predict`, `regionr1 data` and `regionr1 sweep`.
 
 Nothing heavy is imported before it is known what is asked, so that `regionr1 --help` answers at
 once. Every error that a user can cause ends as one line on stderr and exit code 2.
 """
 
+import json
 import sys
 from collections.abc import Sequence
 
 from regionr1.errors import UserError
 
 VERBS = ("fit", "validate", "test", "predict")
+COMMANDS = (*VERBS, "data", "sweep", "compare", "export", "upload")
 
 HELP = """\
-usage: regionr1 {fit,validate,test,predict,data} ...
+usage: regionr1 {fit,validate,test,predict,data,sweep,compare,export,upload} ...
 
 Learn where to look before ranking: a vision-language policy keeps the whole query image or crops
 one region, and a frozen re-ranker orders the candidates with what is left.
@@ -23,12 +25,17 @@ commands:
   test       evaluate on the test split: table of all methods, in MLflow too
   predict    write decision, box and new ranking of each test query as JSON Lines
   data       make, build and check data sets (see `regionr1 data --help`)
+  sweep      search settings; `sweep best` writes the best as a config, `sweep report` shows all
+  compare    what runs were set differently and what it changed on the same test queries
+  export     a trained policy as an MLflow model and as a folder for RegionReranker
+  upload     send what a run logged while its tracking server was away
 
 examples:
   regionr1 fit -c conf/base.yaml -c conf/builtin.yaml -c conf/quickstart.yaml --model.group_size 8
   regionr1 fit --resume RUN_ID --trainer.max_steps 200
   regionr1 test --resume last
   regionr1 predict --resume last --predictions.path out.jsonl
+  regionr1 sweep sweeps/group_kl_prior.yaml --n-trials 30
   mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db
 
 Configs stack from left to right and options come after the command; `regionr1 fit --help` lists
@@ -48,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; None takes them from sys.argv.
 
     Returns:
-        0, or 2 after bad input.
+        0, 2 after bad input, or 130 after Ctrl-C.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -56,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"regionr1: error: {one_line(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 def dispatch(args: list[str]) -> int:
@@ -82,9 +91,34 @@ def dispatch(args: list[str]) -> int:
 
         run_data(args[1:])
         return 0
+    if args[0] == "sweep":
+        from regionr1 import sweep_cli
+
+        sweep_cli.run(args[1:])
+        return 0
+    if args[0] == "compare":
+        from regionr1.sweep_cli import call
+        from regionr1.tracking.tested_runs import compare
+
+        options = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
+        runs = [json.dumps(args[1:options])] if options > 1 else []
+        call(compare, [*runs, *args[options:]], "regionr1 compare")
+        return 0
+    if args[0] == "export":
+        from regionr1.export import export
+        from regionr1.sweep_cli import call
+
+        call(export, args[1:], "regionr1 export")
+        return 0
+    if args[0] == "upload":
+        from regionr1.sweep_cli import call
+        from regionr1.tracking.spool import upload
+
+        call(upload, args[1:], "regionr1 upload")
+        return 0
     if args[0].startswith("-"):
         raise UserError(f"options come after the command, as in `regionr1 fit {args[0]} ...`")
-    raise UserError(f"there is no command {args[0]!r}; choose from {', '.join((*VERBS, 'data'))}")
+    raise UserError(f"there is no command {args[0]!r}; choose from {', '.join(COMMANDS)}")
 
 
 def one_line(error: UserError) -> str:

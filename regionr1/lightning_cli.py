@@ -4,11 +4,12 @@ import logging
 import tempfile
 import warnings
 from argparse import ArgumentError
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from jsonargparse import set_parsing_settings
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from regionr1.config_errors import check_config_files, explain
@@ -24,8 +25,12 @@ from regionr1.tracking.config_artifact import ConfigArtifact
 from regionr1.tracking.crop_gallery import CropGallery
 from regionr1.tracking.logger import default_tracking_uri
 from regionr1.tracking.prediction_file import PredictionFile
+from regionr1.tracking.provenance import Provenance
 from regionr1.tracking.reported import ReportedModule
 from regionr1.tracking.resume import find_run
+from regionr1.tracking.speed import Speed
+from regionr1.tracking.system_metrics import SystemMetrics
+from regionr1.tracking.trial import trial_from_environment
 
 LOGGER = {"class_path": "regionr1.tracking.logger.TrackingLogger", "init_args": {}}
 
@@ -49,6 +54,7 @@ class RegionCLI(LightningCLI):
         )
         parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
         parser.add_lightning_class_args(CropGallery, "gallery")
+        parser.add_lightning_class_args(SystemMetrics, "system_metrics")
         parser.add_lightning_class_args(PredictionFile, "predictions")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -83,6 +89,8 @@ def run(
     args: list[str],
     model_class: type[LightningModule] | None = None,
     datamodule_class: type[LightningDataModule] | None = None,
+    callbacks: Sequence[Callback] = (),
+    cli_class: type[RegionCLI] = RegionCLI,
 ) -> RegionCLI:
     """Parses `fit ...`, `validate ...`, `test ...` or `predict ...` and does it.
 
@@ -90,6 +98,8 @@ def run(
         args: The verb and its options.
         model_class: LightningModule; None means RGRPO.
         datamodule_class: LightningDataModule; None means RerankDataModule.
+        callbacks: Callbacks beside those that every run has.
+        cli_class: What to do with the options.
 
     Raises:
         UserError: If the options, a config file, the checkpoint or the data are bad.
@@ -109,7 +119,7 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         args = with_resume(args, Path(folder))
         try:
-            return RegionCLI(
+            return cli_class(
                 model_class,
                 datamodule_class,
                 args=args,
@@ -120,7 +130,12 @@ def run(
                 trainer_defaults={
                     "logger": LOGGER,
                     "default_root_dir": "mlruns",
-                    "callbacks": [TestTable(), BeforeAfter(), AdapterArtifact()],
+                    "callbacks": [
+                        *(TestTable(), BeforeAfter(), AdapterArtifact()),
+                        *(Provenance(), Speed()),
+                        *trial_from_environment(),
+                        *callbacks,
+                    ],
                 },
                 parser_kwargs={"prog": "regionr1", "exit_on_error": False},
             )

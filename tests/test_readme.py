@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from regionr1 import lightning_cli
-from regionr1.cli import VERBS
+from regionr1 import lightning_cli, sweep_cli
+from regionr1.cli import COMMANDS, VERBS
 from regionr1.config_errors import check_config_files
 from regionr1.data_cli import data_commands, run_data
 from regionr1.errors import UserError
+from regionr1.sweep import commands as commands_of_sweep
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "BENCHMARKS.md")
@@ -75,11 +76,22 @@ def test_a_data_command_with_a_wrong_option_would_be_noticed() -> None:
         run_data(["shards", "--roof", "evqa", "--out", "x"], stubs)
 
 
+@pytest.mark.parametrize("args", [a for a in OURS if a[0] == "sweep"], ids=ids)
+def test_sweep_commands_parse(args: list[str], monkeypatch) -> None:
+    called = []
+    for name in ("sweep", "best", "report"):
+        stub = parse_only(getattr(commands_of_sweep, name))
+        monkeypatch.setattr(commands_of_sweep, name, stub)
+        called.append(stub)
+    sweep_cli.run(args[1:])
+    assert [stub.called for stub in called].count(True) == 1
+
+
 def test_every_command_is_known() -> None:
-    assert all(args[0] in (*VERBS, "data") for args in OURS)
+    assert all(args[0] in COMMANDS for args in OURS)
     assert {Path(c[1] if c[0] == "python" else c[0]).name for c in map(unwrap, OTHERS)} <= {
         *(path.name for path in (ROOT / "scripts").iterdir()),
-        "mlflow",
+        *("mlflow", "curl"),
     }
 
 
@@ -90,7 +102,7 @@ def unwrap(command: list[str]) -> list[str]:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_it_names_exists(page: str) -> None:
     text = (ROOT / page).read_text()
-    named = re.findall(r"(?:regionr1|conf|scripts|tests)/[\w./-]*\w/?", text)
+    named = re.findall(r"(?:regionr1|conf|sweeps|scripts|tests)/[\w./-]*\w/?", text)
     named += re.findall(r"\]\((?!http)([^)#]+)\)", text)
     assert len(named) > 3
     # mlruns/regionr1/... is a run's folder, not the package.
@@ -100,7 +112,8 @@ def test_every_file_it_names_exists(page: str) -> None:
 
 def test_every_config_and_script_is_mentioned() -> None:
     text = (ROOT / "README.md").read_text()
-    for path in sorted((ROOT / "conf").rglob("*.yaml")):
+    files = [*(ROOT / "conf").rglob("*.yaml"), *(ROOT / "sweeps").glob("*.yaml")]
+    for path in sorted(files):
         assert path.relative_to(ROOT).as_posix() in text
     pages = text + (ROOT / "BENCHMARKS.md").read_text()
     for path in (ROOT / "scripts").iterdir():
@@ -108,8 +121,10 @@ def test_every_config_and_script_is_mentioned() -> None:
 
 
 def test_python_blocks_are_python() -> None:
-    (block,) = blocks("README.md", "python")
-    ast.parse(block)
+    found = blocks("README.md", "python")
+    assert len(found) == 2
+    for block in found:
+        ast.parse(block)
 
 
 def test_every_shipped_drawing_set_has_its_notice() -> None:

@@ -163,6 +163,10 @@ class RerankDataModule(L.LightningDataModule):
             )
         return made_with.pop()
 
+    def indices(self, stage: str) -> list[ShardIndex]:
+        """The indices of the splits that ``stage`` reads."""
+        return [self.index(split) for split in _SPLITS[stage]]
+
     def index(self, split: str) -> ShardIndex:
         """The index of ``train``, ``val`` or ``test``: counts, pool recall, K and D."""
         if split not in self._indices:

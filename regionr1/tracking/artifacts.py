@@ -9,12 +9,17 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from regionr1.report.render import format_table, table_csv, table_json
 from regionr1.report.table import METRICS, Outcome, metrics_table
+from regionr1.tracking.config_artifact import resolved_config
 from regionr1.tracking.logger import TrackingLogger
+from regionr1.tracking.outcomes import OUTCOMES, write_outcomes
+from regionr1.tracking.portable import is_portable, write_settings
 from regionr1.tracking.reported import ReportedModule
 
 
 class TestTable(Callback):
     """Prints the test table and logs it as Markdown, CSV and JSON, and each number as a metric.
+
+    The outcome of each query is logged too, for `regionr1 compare`.
 
     The module collects `test_outcomes`, a list of Outcome.
     """
@@ -38,6 +43,10 @@ class TestTable(Callback):
         )
         logger.experiment.log_text(logger.run_id, table_csv(rows), "test_table.csv")
         logger.experiment.log_text(logger.run_id, table_json(rows), "test_table.json")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / OUTCOMES
+            write_outcomes(path, outcomes)
+            logger.experiment.log_artifact(logger.run_id, str(path))
         values = {
             f"test/{row.method}/{name}": row.metrics[name].value for row in rows for name in METRICS
         }
@@ -49,7 +58,8 @@ class TestTable(Callback):
 class AdapterArtifact(Callback):
     """Logs the trained adapter as a folder `adapter` that plain PEFT loads.
 
-    The module writes it by save_adapter(folder).
+    The module writes it by save_adapter(folder). The settings it was trained with lie beside it,
+    for RegionReranker.from_pretrained.
     """
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -59,4 +69,7 @@ class AdapterArtifact(Callback):
             return
         with tempfile.TemporaryDirectory() as folder:
             cast(ReportedModule, pl_module).save_adapter(Path(folder))
+            config = resolved_config(trainer)
+            if config is not None and is_portable(config):
+                write_settings(Path(folder), config)
             logger.experiment.log_artifacts(logger.run_id, folder, "adapter")

@@ -1,5 +1,7 @@
 """The resolved configuration as an artifact of its run."""
 
+from typing import Any
+
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
@@ -23,7 +25,7 @@ class ConfigArtifact(SaveConfigCallback):
         logger = trainer.logger
         if not isinstance(logger, TrackingLogger):
             return
-        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml"))
+        config = self.resolved()
         for key in ("config", "resume", "ckpt_path"):
             config.pop(key, None)
         settings = config["trainer"]["logger"]
@@ -32,3 +34,13 @@ class ConfigArtifact(SaveConfigCallback):
         verb = TrainerFn(stage).value
         name = CONFIG_ARTIFACT if verb == "fit" else f"config_{verb}.yaml"
         logger.experiment.log_text(logger.run_id, yaml.safe_dump(config, sort_keys=False), name)
+
+    def resolved(self) -> dict[str, Any]:
+        """The configuration with every default."""
+        return yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml"))
+
+
+def resolved_config(trainer: Trainer) -> dict[str, Any] | None:
+    """The configuration of a run that came from the command line, else None."""
+    found = [c for c in trainer.callbacks if isinstance(c, ConfigArtifact)]  # type: ignore[attr-defined]
+    return found[0].resolved() if found else None

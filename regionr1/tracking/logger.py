@@ -9,16 +9,18 @@ import logging
 import os
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from filelock import FileLock
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from regionr1.errors import UserError
+from regionr1.tracking.spool import SpoolingClient, is_away
 
 DEFAULT_TRACKING_URI = "sqlite:///mlruns/mlflow.db"
 SQLITE_PREFIX = "sqlite:///"
+FLUSH_S = 10.0  # how long the end of a run waits for a server that is away
 
 
 def default_tracking_uri() -> str:
@@ -82,6 +84,53 @@ def prepare_store(tracking_uri: str) -> str:
     return uri
 
 
+def artifact_location(tracking_uri: str, experiment: str) -> str | None:
+    """Where the artifacts of an experiment go: beside a sqlite file, else where the server says."""
+    path = sqlite_file(tracking_uri)
+    return None if path is None else (path.parent / experiment).as_uri()
+
+
+def create_experiment(client: Any, tracking_uri: str, name: str) -> str:
+    """The id of an experiment, made where there is none, by several processes at once too.
+
+    Raises:
+        UserError: If it was deleted, or the server cannot be reached.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        known = client.get_experiment_by_name(name)
+    except MlflowException as error:
+        if not is_away(error):
+            raise
+        raise UserError(
+            f"the tracking server {tracking_uri} cannot be reached; start it or set another "
+            "MLFLOW_TRACKING_URI"
+        ) from error
+    if known is None:
+        try:
+            return str(client.create_experiment(name, artifact_location(tracking_uri, name)))
+        except MlflowException:  # another process was quicker
+            known = client.get_experiment_by_name(name)
+            if known is None:
+                raise
+    if known.lifecycle_stage == "deleted":
+        raise UserError(
+            f"MLflow experiment {name!r} was deleted; run `mlflow experiments restore "
+            f"-x {known.experiment_id}` or set another trainer.logger.init_args.experiment_name"
+        )
+    return str(known.experiment_id)
+
+
+def open_client(tracking_uri: str) -> SpoolingClient:
+    """A client whose spool lies beside a sqlite file, else in mlruns/."""
+    # A server that is away is tried again soon, from the spool, and must not hold up training.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    path = sqlite_file(tracking_uri)
+    return SpoolingClient(tracking_uri, (Path("mlruns") if path is None else path.parent) / "spool")
+
+
 class TrackingLogger(MLFlowLogger):
     """Logs a run to MLflow.
 
@@ -106,7 +155,6 @@ class TrackingLogger(MLFlowLogger):
         uri = prepare_store(tracking_uri or default_tracking_uri())
         path = sqlite_file(uri)
         self.folder = None if path is None else path.parent
-        location = None if self.folder is None else (self.folder / experiment_name).as_uri()
         super().__init__(
             experiment_name=experiment_name,
             run_name=run_name,
@@ -114,21 +162,15 @@ class TrackingLogger(MLFlowLogger):
             tags=tags,
             run_id=run_id,
             synchronous=synchronous,
-            artifact_location=location,
+            artifact_location=artifact_location(uri, experiment_name),
         )
-        self._create_experiment(experiment_name, location)
+        self._mlflow_client = open_client(uri)
+        self._create_experiment(experiment_name)
 
     @rank_zero_only
-    def _create_experiment(self, name: str, location: str | None) -> None:
+    def _create_experiment(self, name: str) -> None:
         """Creates the experiment here, where Lightning would warn that it has to."""
-        known = self._mlflow_client.get_experiment_by_name(name)
-        if known is None:
-            self._mlflow_client.create_experiment(name, artifact_location=location)
-        elif known.lifecycle_stage == "deleted":
-            raise UserError(
-                f"MLflow experiment {name!r} was deleted; run `mlflow experiments restore "
-                f"-x {known.experiment_id}` or set another trainer.logger.init_args.experiment_name"
-            )
+        create_experiment(self._mlflow_client, self._tracking_uri, name)
 
     @property
     def save_dir(self) -> str | None:
@@ -158,3 +200,18 @@ class TrackingLogger(MLFlowLogger):
                 f"run {self.run_id} was started with other model or data parameters than now; "
                 "drop the overrides, or start a new run and give it --ckpt_path"
             ) from error
+
+    @rank_zero_only
+    def finalize(self, status: str = "success") -> None:
+        """Ends the run; says where its records are if the server is away."""
+        if not self._initialized:
+            return
+        ends = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED"}
+        client, run_id = cast(SpoolingClient, self.experiment), str(self.run_id)
+        client.set_terminated(run_id, ends.get(status, status))
+        if left := client.flush(run_id, FLUSH_S):
+            folder = client.spool(run_id).folder
+            print(
+                f"the tracking server is away; {left} records are kept. When it is back:\n"
+                f"  regionr1 upload {folder}"
+            )

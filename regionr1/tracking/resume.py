@@ -25,6 +25,7 @@ SHARED_KEYS = (
     "data",
     "checkpoint",
     "gallery",
+    "system_metrics",
 )  # what all verbs understand
 
 

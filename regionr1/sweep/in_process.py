@@ -1,0 +1,39 @@
+"""Running trials in the sweep's own process."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import Any
+
+from regionr1.errors import UserError
+from regionr1.sweep.trials import TrialFailed, TrialJob, out_of_memory
+from regionr1.tracking.channel import TrialChannel
+from regionr1.tracking.trial import TrialCallback
+
+
+class InProcess:
+    """Runs trials one after the other in this process; for quick models and tests.
+
+    Args:
+        fit: Runs `regionr1 fit` with these arguments and one more callback.
+    """
+
+    def __init__(self, fit: Callable[[list[str], TrialCallback], Any]) -> None:
+        self.fit = fit
+
+    def __call__(self, job: TrialJob, channel: TrialChannel) -> None:
+        """Runs the trial and frees what it leaves behind."""
+        try:
+            self.fit(list(job.arguments), TrialCallback(channel, job.metrics, job.tags, job.params))
+        except UserError as error:
+            raise TrialFailed(str(error)) from error
+        except Exception as error:  # whatever a training raises fails this trial only
+            reason = " ".join(str(error).split())
+            raise TrialFailed(out_of_memory(reason, error) or reason) from error
+        finally:
+            import torch
+
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()

@@ -1,0 +1,126 @@
+"""The sweep's own run in MLflow, under which the UI nests the runs of its trials."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from regionr1.sweep.plan import SweepPlan
+from regionr1.tracking.logger import (
+    create_experiment,
+    default_tracking_uri,
+    open_client,
+    prepare_store,
+)
+from regionr1.tracking.trial import STATE_TAG
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+PARENT_ATTR = "mlflow_parent_run_id"
+PARENT_TAG = "mlflow.parentRunId"  # what the UI nests by
+REASON_TAG = "sweep.reason"
+
+
+class ParentRun:
+    """One MLflow run per study.
+
+    Args:
+        client: MLflow client that outlives its server.
+        run_id: The run.
+        study: Name of the study.
+    """
+
+    def __init__(self, client: Any, run_id: str, study: str) -> None:
+        self.client = client
+        self.run_id = run_id
+        self.study = study
+
+    @classmethod
+    def open(cls, plan: SweepPlan, study: Study, settings: Mapping[str, Any]) -> ParentRun:
+        """The run of a study, made where there is none; the caller holds the study's lock.
+
+        Args:
+            plan: The sweep.
+            study: Its study, which remembers the run.
+            settings: Arguments of the logger that the trials use.
+        """
+        uri = prepare_store(settings.get("tracking_uri") or default_tracking_uri())
+        from mlflow.entities import Param
+        from mlflow.exceptions import MlflowException
+
+        client = open_client(uri)
+        run_id = study.user_attrs.get(PARENT_ATTR)
+        if run_id is not None:
+            try:
+                client.update_run(run_id, status="RUNNING")
+                return cls(client, run_id, plan.study)
+            except MlflowException:  # of another tracking store, or deleted
+                pass
+        experiment = create_experiment(client, uri, settings["experiment_name"])
+        tags = {"sweep.study": plan.study, "sweep.file": plan.path.name, "sweep.role": "parent"}
+        run = client.create_run(experiment, tags=tags, run_name=plan.study)
+        run_id = run.info.run_id
+        study.set_user_attr(PARENT_ATTR, run_id)
+        client.log_artifact(run_id, str(plan.path), "sweep")
+        client.log_batch(run_id, params=[Param(k, v) for k, v in _params(plan).items()])
+        return cls(client, run_id, plan.study)
+
+    def tags(self, number: int, settings: Mapping[str, Any]) -> dict[str, str]:
+        """Tags of a trial's run."""
+        return {
+            PARENT_TAG: self.run_id,
+            "sweep.study": self.study,
+            "sweep.trial": str(number),
+            STATE_TAG: "RUNNING",
+            **{f"sweep.{key}": str(value) for key, value in settings.items()},
+        }
+
+    def end(self, run_id: str | None, status: str, reason: str) -> None:
+        """Ends a trial's run that could not end itself well.
+
+        Args:
+            run_id: The run; None where the trial ended before it had one.
+            status: FAILED or KILLED.
+            reason: Shown as a tag.
+        """
+        if run_id is None:
+            return
+        self.client.set_tag(run_id, STATE_TAG, "FAIL")
+        self.client.set_tag(run_id, REASON_TAG, reason[:5000])
+        self.client.set_terminated(run_id, status)
+
+    def close(self, status: str) -> None:
+        """Ends the sweep's run: FINISHED, or KILLED where trials are left."""
+        self.client.set_terminated(self.run_id, status)
+
+    def show(self, folder: Path, metrics: Mapping[str, float]) -> None:
+        """Logs pictures, tables and totals, over those logged before."""
+        from mlflow.entities import Metric
+
+        self.client.log_artifacts(self.run_id, str(folder), "sweep")
+        now = int(time.time() * 1000)
+        self.client.log_batch(
+            self.run_id,
+            metrics=[Metric(f"sweep/{key}", value, now, 0) for key, value in metrics.items()],
+        )
+
+
+def _params(plan: SweepPlan) -> dict[str, str]:
+    space = {
+        f"space.{p.name}": str(list(p.choices) or f"{p.low} .. {p.high}{' log' if p.log else ''}")
+        for p in plan.space
+    }
+    objectives = zip(plan.directions, plan.metrics, strict=True)
+    return {
+        **space,
+        "objectives": ", ".join(f"{direction} {metric}" for direction, metric in objectives),
+        "sampler": plan.sampler["class_path"],
+        "pruner": plan.pruner["class_path"] if plan.pruner else "none",
+        "configs": ", ".join(str(path) for path in plan.configs),
+        "set": yaml.safe_dump(plan.fixed, default_flow_style=True).strip(),
+    }

@@ -1,0 +1,261 @@
+"""A worker: takes trials of a study one by one until the total is reached by all workers.
+
+A trial is claimed while the study is locked: dead workers' trials are put back, trials are counted,
+and the next one begins. So the total is exact however many workers there are, and a trial that was
+taken up again counts once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.storages import RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, TrialState
+
+from regionr1.errors import UserError
+from regionr1.sweep.parent import ParentRun
+from regionr1.sweep.plan import SweepPlan
+from regionr1.sweep.space import overrides, suggest
+from regionr1.sweep.store import StudyStore
+from regionr1.sweep.trials import Runner, TrialFailed, TrialJob
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+
+FAILURES_IN_A_ROW = 3  # after so many, the fault is not the setting's
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+RUN_ATTR, REASON_ATTR, STEP_ATTR = "mlflow_run_id", "reason", "last_step"
+
+
+def superseded(trials: Sequence[FrozenTrial]) -> set[int]:
+    """Numbers of the trials that were taken up again under another number."""
+    history = RetryHeartbeatStaleTrialCallback.retry_history
+    return {number for trial in trials for number in history(trial)}
+
+
+def counted(study: Study) -> list[FrozenTrial]:
+    """The trials that count: all but those taken up again."""
+    trials = study.get_trials(deepcopy=False)
+    gone = superseded(trials)
+    return [trial for trial in trials if trial.number not in gone]
+
+
+class Worker:
+    """Runs trials of one study.
+
+    Args:
+        plan: The sweep.
+        study: Its study.
+        store: Where the study is kept.
+        parent: The sweep's run in MLflow.
+        runner: Runs a trial.
+        n_trials: Total of all workers.
+        timeout_s: Seconds after which no further trial is begun.
+        logs: Folder for what the trials print.
+        say: Prints a line; None means at once to the standard output.
+    """
+
+    def __init__(
+        self,
+        plan: SweepPlan,
+        study: Study,
+        store: StudyStore,
+        parent: ParentRun,
+        runner: Runner,
+        n_trials: int,
+        timeout_s: float | None = None,
+        logs: Path = Path("mlruns/sweeps"),
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        self.plan = plan
+        self.study = study
+        self.store = store
+        self.parent = parent
+        self.runner = runner
+        self.n_trials = n_trials
+        self.timeout_s = timeout_s
+        self.logs = logs / plan.study
+        self.say = partial(print, flush=True) if say is None else say
+        self.poll_s = min(5.0, store.heartbeat_s)
+        self.running: int | None = None
+        self.last_reason = ""
+
+    def work(self) -> None:
+        """Until the total is reached, time is up, or three trials in a row failed.
+
+        Raises:
+            UserError: If three trials in a row failed.
+            KeyboardInterrupt: If interrupted; the trial it hit will be run again.
+        """
+        begin = time.monotonic()
+        waiting, failures = False, 0
+        while self.timeout_s is None or time.monotonic() - begin < self.timeout_s:
+            with ExitStack() as lock:
+                lock.enter_context(self.store.lock(self.plan.study))
+                left = self._left()
+                if left == "run":
+                    waiting = False
+                    failures = 0 if self._one(lock) else failures + 1
+            if left == "done":
+                return
+            if left == "wait":
+                if not waiting:
+                    self.say("waiting for trials of other workers")
+                waiting = True
+                time.sleep(self.poll_s)
+            if failures == FAILURES_IN_A_ROW:
+                raise UserError(
+                    f"{failures} trials in a row failed, the last one: {self.last_reason}; mend "
+                    "that and give the same command again"
+                )
+        self.say(f"no trial is begun after {self.timeout_s:g} s; the same command goes on")
+
+    def _left(self) -> str:
+        """`run`, `wait` for others, who may die, or `done`."""
+        if self.store.has_heartbeats:
+            optuna.storages.fail_stale_trials(self.study)
+        trials = counted(self.study)
+        running = sum(trial.state == TrialState.RUNNING for trial in trials)
+        finished = sum(trial.state in FINISHED for trial in trials)
+        if finished + running < self.n_trials:
+            return "run"
+        return "wait" if running and self.store.has_heartbeats else "done"
+
+    def _one(self, lock: ExitStack) -> bool:
+        """One trial; the lock is given up as soon as it has begun. Returns whether it succeeded."""
+
+        def objective(trial: Trial) -> float | Sequence[float]:
+            values = suggest(self.plan.space, trial)
+            lock.close()
+            return self._run(trial, values)
+
+        self.last_reason, self.running = "", None
+        self.study.sampler = self.plan.make_sampler(len(self.study.get_trials(deepcopy=False)))
+        try:
+            self.study.optimize(objective, n_trials=1, catch=(TrialFailed,))
+        except KeyboardInterrupt:
+            self._put_back()
+            raise
+        return not self.last_reason
+
+    def _put_back(self) -> None:
+        """Has the trial that an interrupt hit run again."""
+        if self.running is None:
+            return
+        hit = self.study.get_trials(deepcopy=False)[self.running]
+        if hit.state == TrialState.FAIL:
+            RetryHeartbeatStaleTrialCallback(max_retry=None)(self.study, hit)
+
+    def _run(self, trial: Trial, values: Mapping[str, Any]) -> float | Sequence[float]:
+        self.running = trial.number
+        self._bury(trial)
+        name = f"{trial.number:03d}-{self.plan.study}"  # the UI shows the beginning
+        settings = overrides(self.plan.space, values)
+        job = TrialJob(
+            arguments=[
+                *self.plan.fit_arguments(values),
+                *("--trainer.logger.init_args.run_name", name),
+            ],
+            metrics=self.plan.metrics,
+            tags=self.parent.tags(trial.number, settings),
+            params=settings,
+            log=self.logs / f"{trial.number:04d}.log",
+        )
+        shown = ", ".join(f"{key.split('.')[-1]} {short(value)}" for key, value in values.items())
+        self.say(f"trial {trial.number} begins: {shown}")
+        channel, begin = StudyChannel(trial), time.monotonic()
+        try:
+            self.runner(job, channel)
+            if channel.pruned:
+                raise optuna.TrialPruned
+            found = channel.result(self.plan.metrics)
+        except TrialFailed as error:
+            self.last_reason = str(error)
+            trial.set_user_attr(REASON_ATTR, self.last_reason)
+            self.parent.end(channel.run_id, "FAILED", self.last_reason)
+            self.say(f"trial {trial.number} failed: {self.last_reason}")
+            raise
+        except KeyboardInterrupt:
+            trial.set_user_attr(REASON_ATTR, "interrupted")
+            self.parent.end(channel.run_id, "KILLED", "interrupted")
+            raise
+        except optuna.TrialPruned:
+            self.say(f"trial {trial.number} pruned at step {channel.step}")
+            raise
+        seconds = time.monotonic() - begin
+        result = ", ".join(f"{n} {v:.4f}" for n, v in zip(self.plan.metrics, found, strict=True))
+        self.say(f"trial {trial.number} done in {seconds:.0f} s: {result}")
+        return found if len(found) > 1 else found[0]
+
+    def _bury(self, trial: Trial) -> None:
+        """Ends the run of the worker that died with this trial."""
+        trials = self.study.get_trials(deepcopy=False)
+        history = RetryHeartbeatStaleTrialCallback.retry_history(trials[trial.number])
+        if not history:
+            return
+        self.say(f"trial {trial.number} takes up trial {history[-1]}, whose worker ended")
+        dead = trials[history[-1]]
+        if dead.user_attrs.get(REASON_ATTR) is None:
+            self.parent.end(dead.user_attrs.get(RUN_ATTR), "KILLED", "its worker ended")
+
+
+def short(value: Any) -> str:
+    """A parameter's value for people."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+class StudyChannel:
+    """Takes the reports of a run to its trial.
+
+    Args:
+        trial: The trial.
+    """
+
+    def __init__(self, trial: Trial) -> None:
+        self.trial = trial
+        self.values: dict[str, float] = {}
+        self.step = 0
+        self.run_id: str | None = None
+        self.pruned = False
+        self.prunes = len(trial.study.directions) == 1
+
+    def started(self, run_id: str | None) -> None:
+        """Keeps the run's id, by which the trial is found in MLflow."""
+        self.run_id = run_id
+        self.trial.set_user_attr(RUN_ATTR, run_id)
+
+    def report(self, step: int, values: Mapping[str, float]) -> bool:
+        """Reports the objective and asks the pruner."""
+        self.values = dict(values)
+        if step <= self.step:  # a second validation at the same step
+            return False
+        self.step = step
+        self.trial.set_user_attr(STEP_ATTR, step)
+        value = next(iter(values.values()), None)
+        if not self.prunes or value is None or value != value:
+            return False
+        self.trial.report(value, step)
+        self.pruned = self.trial.should_prune()
+        return self.pruned
+
+    def result(self, metrics: Sequence[str]) -> list[float]:
+        """The metrics of the last validation.
+
+        Raises:
+            TrialFailed: If one of them was not logged or is not a number.
+        """
+        found = []
+        for name in metrics:
+            value = self.values.get(name)
+            if value is None:
+                raise TrialFailed(f"no validation logged the metric {name}")
+            if value != value:
+                raise TrialFailed(f"{name} is not a number: nothing counted for it")
+            found.append(value)
+        return found

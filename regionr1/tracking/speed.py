@@ -1,0 +1,66 @@
+"""Seconds per query, as metrics that a sweep can weigh against accuracy."""
+
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+TRAIN, VALIDATION = "time/train_s_per_query", "time/val_s_per_query"
+
+
+class Speed(Callback):
+    """Logs seconds per query of training, and of deciding and ranking in validation.
+
+    Queries are those of one rank; the number is of this machine under its present load.
+    """
+
+    def __init__(self) -> None:
+        self.begin = 0.0
+        self.seconds = 0.0
+        self.queries = 0
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Starts the clock."""
+        self.begin = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Logs this step's."""
+        seconds = time.perf_counter() - self.begin
+        pl_module.log(TRAIN, seconds / len(batch), batch_size=len(batch))
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts a validation."""
+        self.seconds, self.queries = 0.0, 0
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Starts the clock."""
+        self.begin = time.perf_counter()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Adds a batch."""
+        self.seconds += time.perf_counter() - self.begin
+        self.queries += len(batch)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs the whole validation's."""
+        if self.queries:
+            pl_module.log(VALIDATION, self.seconds / self.queries, batch_size=self.queries)

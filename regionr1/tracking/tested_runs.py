@@ -1,0 +1,88 @@
+"""`regionr1 compare`: runs and their tests from MLflow."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from regionr1.errors import UserError
+from regionr1.report.compare import TestedRun
+from regionr1.report.compare import compare as compared
+from regionr1.tracking.config_artifact import CONFIG_ARTIFACT
+from regionr1.tracking.logger import default_tracking_uri, prepare_store
+from regionr1.tracking.outcomes import OUTCOMES, read_outcomes
+
+
+def compare(
+    runs: tuple[str, ...],
+    method: str = "policy",
+    tracking_uri: str | None = None,
+    resamples: int = 1000,
+) -> None:
+    """Print what was set differently in runs and what it changed on the same test queries.
+
+    The first run is what the others are compared with. Runs that differ in nothing but seeds are
+    also put together, as mean and interval.
+
+    Args:
+        runs: Ids or names of tested runs, at least two.
+        method: Row of the test table that is compared.
+        tracking_uri: Store; left out, MLFLOW_TRACKING_URI or sqlite:///mlruns/mlflow.db.
+        resamples: Bootstrap draws.
+    """
+    if len(set(runs)) < 2 or len(set(runs)) < len(runs):
+        raise UserError("compare needs at least two different runs")
+    uri = prepare_store(tracking_uri or default_tracking_uri())
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(uri)
+    found = [find_by_name(client, run, uri) for run in runs]
+    names = [run.info.run_name for run in found]
+    shown = [
+        name if names.count(name) == 1 else f"{name} {run.info.run_id[:8]}"
+        for name, run in zip(names, found, strict=True)
+    ]
+    tested = [_read(client, run, name) for run, name in zip(found, shown, strict=True)]
+    print(compared(tested, method, resamples), end="")
+
+
+def find_by_name(client: Any, wanted: str, uri: str) -> Any:
+    """A run by id, or the newest of that name.
+
+    Raises:
+        UserError: If there is none.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(wanted)
+    except MlflowException:
+        pass
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    quoted = wanted.replace("'", "")
+    runs = client.search_runs(experiments, f"tags.`mlflow.runName` = '{quoted}'", max_results=1)
+    if not runs:
+        raise UserError(
+            f"there is no run {wanted!r} in {uri}; `mlflow ui --backend-store-uri {uri}` shows them"
+        )
+    return runs[0]
+
+
+def _read(client: Any, run: Any, name: str) -> TestedRun:
+    from mlflow.exceptions import MlflowException
+
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for small files
+    run_id = run.info.run_id
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            config = client.download_artifacts(run_id, CONFIG_ARTIFACT, folder)
+            outcomes = client.download_artifacts(run_id, OUTCOMES, folder)
+        except (MlflowException, OSError) as error:
+            raise UserError(
+                f"run {name} has no test to compare; run `regionr1 test --resume {run_id}`"
+            ) from error
+        return TestedRun(
+            name, yaml.safe_load(Path(config).read_text("utf-8")), read_outcomes(Path(outcomes))
+        )

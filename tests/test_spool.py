@@ -1,0 +1,173 @@
+"""Logging while the tracking server is away: nothing is lost, in order, once."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException, RestException
+from mlflow.tracking import MlflowClient
+from PIL import Image
+
+from regionr1.cli import main
+from regionr1.errors import UserError
+from regionr1.tracking.logger import TrackingLogger
+from regionr1.tracking.spool import SpoolingClient
+
+
+class Server:
+    """Makes a client's store unreachable."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.up, self.calls = True, 0
+        deliver = SpoolingClient.deliver
+
+        def guarded(client, record, source):
+            self.calls += 1
+            if not self.up:
+                raise MlflowException("API request to http://x failed with exception refused")
+            deliver(client, record, source)
+
+        monkeypatch.setattr(SpoolingClient, "deliver", guarded)
+
+
+@pytest.fixture
+def server(monkeypatch) -> Server:
+    return Server(monkeypatch)
+
+
+@pytest.fixture
+def logger(workspace: Path) -> TrackingLogger:
+    logger = TrackingLogger(experiment_name="colours")
+    assert logger.run_id
+    return logger
+
+
+def history(logger: TrackingLogger, name: str) -> list[tuple[int, float]]:
+    found = MlflowClient(logger._tracking_uri).get_metric_history(logger.run_id, name)
+    return [(point.step, point.value) for point in found]
+
+
+def test_a_server_that_comes_back_gets_all(logger, server, workspace, capsys) -> None:
+    client = logger.experiment
+    logger.log_metrics({"loss": 3.0}, step=0)
+    server.up = False
+    logger.log_metrics({"loss": 2.0}, step=1)
+    before = server.calls
+    logger.log_metrics({"loss": 1.0}, step=2)
+    assert server.calls == before, "a server that is away does not hold up every step"
+    client.log_text(logger.run_id, "seen", "note.txt")
+    client.log_image(logger.run_id, Image.new("RGB", (8, 8)), key="crops", step=2)
+    (workspace / "adapter").mkdir()
+    (workspace / "adapter" / "weights").write_bytes(b"1234")
+    client.log_artifacts(logger.run_id, str(workspace / "adapter"), "adapter")
+    (workspace / "adapter" / "weights").unlink()
+    client.set_tag(logger.run_id, "colour", "red")
+    assert history(logger, "loss") == [(0, 3.0)]
+    server.up = True
+    logger.finalize("success")
+    assert history(logger, "loss") == [(0, 3.0), (1, 2.0), (2, 1.0)]
+    run = client.get_run(logger.run_id)
+    assert run.info.status == "FINISHED" and run.data.tags["colour"] == "red"
+    artifacts = workspace / "mlruns" / "colours" / logger.run_id / "artifacts"
+    assert (artifacts / "note.txt").read_text() == "seen"
+    assert (artifacts / "adapter" / "weights").read_bytes() == b"1234"
+    assert len(list((artifacts / "images").glob("crops+step+2+*.png"))) == 1
+    assert not list((workspace / "mlruns" / "spool").glob("*")), "nothing is left behind"
+    out = capsys.readouterr().out
+    assert out.count("is away") == 1 and "is back" in out
+
+
+def test_a_server_that_stays_away_gets_all_by_a_command(
+    logger, server, workspace, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr("regionr1.tracking.logger.FLUSH_S", 0.0)
+    server.up = False
+    for step in range(3):
+        logger.log_metrics({"loss": float(step)}, step=step)
+    logger.finalize("failed")
+    command = capsys.readouterr().out.split("When it is back:\n")[1].split()
+    assert command[:2] == ["regionr1", "upload"] and Path(command[2]).is_dir()
+    assert main(command[1:]) == 2
+    assert "took 0 of 4 records" in capsys.readouterr().err
+    server.up = True
+    assert main(command[1:]) == 0
+    assert "sent 4 records" in capsys.readouterr().out
+    assert history(logger, "loss") == [(0, 0.0), (1, 1.0), (2, 2.0)]
+    assert logger.experiment.get_run(logger.run_id).info.status == "FAILED"
+    assert main(command[1:]) == 2 and "no spool" in capsys.readouterr().err
+
+
+def test_no_server_at_the_start_is_one_sentence(workspace: Path) -> None:
+    address = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(UserError, match=f"{address} cannot be reached; start it"):
+        TrackingLogger(tracking_uri=address)
+
+
+def test_what_a_server_refuses_is_raised(logger) -> None:
+    logger.experiment.log_batch(logger.run_id, metrics=[Metric("loss", 1.0, 0, 0)])
+    with pytest.raises((RestException, MlflowException)):
+        logger.experiment.log_batch("no-such-run", metrics=[Metric("loss", 1.0, 0, 0)])
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def serve(folder: Path, port: int) -> subprocess.Popen:
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"),
+            *("--port", str(port), "--workers", "1"),
+            *("--backend-store-uri", f"sqlite:///{folder}/mlruns/mlflow.db"),
+            *("--artifacts-destination", str(folder / "store")),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        cwd=folder,
+    )
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
+            return process
+        except OSError:
+            time.sleep(0.3)
+    raise AssertionError("the server did not start")
+
+
+def end(process: subprocess.Popen) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+def test_a_real_server_that_goes_away_and_comes_back(workspace: Path, monkeypatch) -> None:
+    port = free_port()
+    server = serve(workspace, port)
+    try:
+        logger = TrackingLogger(tracking_uri=f"http://127.0.0.1:{port}")
+        logger.log_metrics({"loss": 0.0}, step=0)
+        end(server)
+        begin = time.monotonic()
+        for step in range(1, 50):
+            logger.log_metrics({"loss": float(step)}, step=step)
+        logger.experiment.log_text(logger.run_id, "seen", "note.txt")
+        assert time.monotonic() - begin < 20, "training goes on"
+        server = serve(workspace, port)
+        logger.finalize("success")
+        assert history(logger, "loss") == [(step, float(step)) for step in range(50)]
+        assert logger.experiment.get_run(logger.run_id).info.status == "FINISHED"
+        (note,) = (workspace / "store").rglob("note.txt")
+        assert note.read_text() == "seen"
+    finally:
+        end(server)

@@ -1,0 +1,48 @@
+"""Pruning with two processes: rank 0 asks, and both stop at the same step."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from tiny_run import TinyData, TinyModule, TinyPolicy
+
+from regionr1.tracking.trial import TrialCallback
+
+
+class StopsAtTwo:
+    """Prunes at step 2, and speaks to one rank only."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def started(self, run_id) -> None:
+        (self.folder / "started").open("x").close()  # a second rank would fail here
+
+    def report(self, step, values) -> bool:
+        (self.folder / f"asked{step}").open("x").close()
+        return step == 2
+
+
+class Steps(Callback):
+    """Writes how far each rank came."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        (self.folder / f"rank{trainer.global_rank}").write_text(str(trainer.global_step))
+
+
+@pytest.mark.slow
+def test_all_ranks_stop_together(tmp_path: Path) -> None:
+    trainer = Trainer(
+        accelerator="cpu", devices=2, strategy="ddp_spawn", max_steps=5, max_epochs=-1,
+        val_check_interval=1, check_val_every_n_epoch=None, num_sanity_val_steps=0, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[TrialCallback(StopsAtTwo(tmp_path), ["x"], {}, {}), Steps(tmp_path)],
+    )  # fmt: skip
+    trainer.fit(TinyModule(TinyPolicy(), optimizer=torch.optim.SGD), TinyData("here"))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"started", "asked1", "asked2", "rank0", "rank1"}
+    assert {(tmp_path / f"rank{rank}").read_text() for rank in (0, 1)} == {"2"}
