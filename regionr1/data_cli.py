@@ -12,9 +12,15 @@ from regionr1.errors import UserError
 def data_commands() -> dict[str, Callable[..., None]]:
     """The commands by name."""
     from regionr1.builtin.benchmark import write_benchmark
-    from regionr1.data.commands import premise, shards, verify
+    from regionr1.data import commands
 
-    return {"builtin": write_benchmark, "shards": shards, "verify": verify, "premise": premise}
+    return {
+        "builtin": write_benchmark,
+        "inspect": commands.inspect,
+        "shards": commands.shards,
+        "verify": commands.verify,
+        "premise": commands.premise,
+    }
 
 
 def run_data(args: list[str], commands: Mapping[str, Callable[..., None]] | None = None) -> None:

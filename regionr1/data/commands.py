@@ -8,14 +8,42 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from regionr1.data.source import SourceName
 from regionr1.errors import UserError
+
+
+def inspect(
+    root: Path,
+    source: SourceName = "evqa",
+    kb: str | None = None,
+    read_kb: bool = True,
+    out: Path | None = None,
+) -> None:
+    """Say what a folder of published files holds and what it lacks.
+
+    Args:
+        root: Folder of the published files.
+        source: Layout of the files: E-VQA, InfoSeek or your own JSON Lines.
+        kb: Name of the knowledge-base file in ``root``; by default the layout's usual one.
+        read_kb: Also read the knowledge base, which takes minutes when it is the whole one.
+        out: JSON file for the counts, beside printing them.
+    """
+    import json
+
+    from regionr1.data.inspect import inspect_source
+    from regionr1.data.source import open_source
+
+    report = inspect_source(open_source(source, root, kb, source == "evqa"), read_kb)
+    print(report.text())
+    if out is not None:
+        _write_whole(out, json.dumps(report.as_dict(), indent=1, ensure_ascii=False) + "\n")
 
 
 def shards(
     root: Path,
     out: Path,
-    source: Literal["evqa"] = "evqa",
-    kb: str = "encyclopedic_kb_wiki.json",
+    source: SourceName = "evqa",
+    kb: str | None = None,
     scorer: str = "builtin",
     k: int = 20,
     splits: tuple[str, ...] = ("train", "val", "test"),
@@ -31,8 +59,8 @@ def shards(
     Args:
         root: Folder of the published files.
         out: Folder to write the shards to.
-        source: Layout of the files.
-        kb: Name of the knowledge-base file in ``root``.
+        source: Layout of the files: E-VQA, InfoSeek or your own JSON Lines.
+        kb: Name of the knowledge-base file in ``root``; by default the layout's usual one.
         scorer: The frozen dual encoder whose embeddings are stored.
         k: Candidates per query.
         splits: Which splits to build.
@@ -45,14 +73,14 @@ def shards(
     """
     import torch
 
-    from regionr1.data.evqa import EvqaSource
     from regionr1.data.premise import premise as describe
     from regionr1.data.prepare import prepare_shards
+    from regionr1.data.source import open_source
     from regionr1.modules.scorer import load_scorer
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    reader = EvqaSource(root, kb=kb, include_two_hop=include_two_hop)
+    reader = open_source(source, root, kb, include_two_hop)
     model = load_scorer(scorer).to(device).eval()
     indices = prepare_shards(
         reader,

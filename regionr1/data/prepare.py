@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from regionr1.data.encode import SplitWork, encode_queries
 from regionr1.data.pool import PoolBuilder, embed_knowledge_base
-from regionr1.data.records import Entity, Query, SkipReport
+from regionr1.data.records import Entity, SkipReport
 from regionr1.data.shards import (
     FORMAT,
     VERSION,
@@ -24,21 +24,11 @@ from regionr1.data.shards import (
     verify_index,
     write_shards,
 )
+from regionr1.data.source import Source
 from regionr1.errors import UserError
 
 if TYPE_CHECKING:
     from regionr1.modules.scorer import Scorer
-
-
-class Source(Protocol):
-    """What a reader of published files offers; see `regionr1.data.evqa.EvqaSource`."""
-
-    name: str
-    root: Path
-
-    def queries(self, split: str, report: SkipReport, skip_missing: bool) -> list[Query]: ...
-    def entities(self) -> Iterable[Entity]: ...
-    def files(self, split: str) -> list[Path]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +101,9 @@ def _read_split(source: Source, name: str, skip_missing: bool, base: dict[str, A
     identity = {
         **base,
         "split": name,
-        "files": [[path.name, file_sha256(path)] for path in source.files(name)],
+        "files": [
+            [path.name, file_sha256(path)] for path in (*source.files(name), *source.kb_files())
+        ],
         "queries": _sizes(query.image_path for query in queries),
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
