@@ -61,7 +61,8 @@ def shards(
         out: Folder to write the shards to.
         source: Layout of the files: E-VQA, InfoSeek or your own JSON Lines.
         kb: Name of the knowledge-base file in ``root``; by default the layout's usual one.
-        scorer: The frozen dual encoder whose embeddings are stored.
+        scorer: The frozen dual encoder whose embeddings are stored: ``builtin``, or a YAML file
+            such as those in ``conf/scorer/``.
         k: Candidates per query.
         splits: Which splits to build.
         include_two_hop: Keep two-hop questions, with both pages as gold.

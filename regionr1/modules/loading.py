@@ -25,7 +25,7 @@ def resolve_source(model: str, revision: str | None) -> str:
             raise UserError(f"{model}: a local folder has no revision; drop revision={revision}")
         return model
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or model.startswith("."):
-        raise UserError(f"{model}: no such policy folder; check the path")
+        raise UserError(f"{model}: no such model folder; check the path")
     if revision is None:
         raise UserError(f"{model}: a hub model needs a pinned revision; set revision=<commit>")
     return model

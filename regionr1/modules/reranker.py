@@ -33,7 +33,8 @@ class RewardReranker(LightningModule):
     Candidate and full-image embeddings come with the batch, made once by `regionr1 data shards`.
 
     Args:
-        scorer: `builtin`, or the path of weights that `scripts/train_scorer` wrote.
+        scorer: `builtin`, a YAML file such as those in `conf/scorer/`, or the path of weights
+            that `scripts/train_scorer` wrote.
     """
 
     def __init__(self, scorer: str = "builtin") -> None:
