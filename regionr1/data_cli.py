@@ -12,13 +12,18 @@ from regionr1.errors import UserError
 def data_commands() -> dict[str, Callable[..., None]]:
     """The commands by name."""
     from regionr1.builtin.benchmark import write_benchmark
-    from regionr1.data import commands
+    from regionr1.data import commands, stage_commands
 
     return {
         "builtin": write_benchmark,
         "inspect": commands.inspect,
+        "prepare": stage_commands.prepare,
+        "embed": stage_commands.embed,
+        "index": stage_commands.index,
+        "pool": stage_commands.pool,
         "shards": commands.shards,
         "verify": commands.verify,
+        "describe": stage_commands.describe,
         "premise": commands.premise,
     }
 

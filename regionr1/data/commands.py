@@ -53,8 +53,11 @@ def shards(
     samples_per_shard: int = 256,
     batch_size: int = 64,
     device: str = "auto",
+    work: Path | None = None,
 ) -> None:
-    """Build candidate pools and WebDataset shards from published files.
+    """Build WebDataset shards from published files, with all that comes before them.
+
+    With ``work``, only the shards are written, from what ``embed``, ``index`` and ``pool`` left.
 
     Args:
         root: Folder of the published files.
@@ -71,7 +74,14 @@ def shards(
         samples_per_shard: Samples of every tar but the last.
         batch_size: Images per scorer call.
         device: Where the scorer runs; ``auto`` takes a GPU if there is one.
+        work: Work folder of the earlier stages; what they decided is not asked again.
     """
+    if work is not None:
+        from regionr1.data.premise import premise as describe
+        from regionr1.data.prepare import shards_from_work
+
+        print(describe(shards_from_work(root, work, out, splits, overwrite, samples_per_shard)))
+        return
     import torch
 
     from regionr1.data.premise import premise as describe
@@ -104,12 +114,9 @@ def verify(out: Path) -> None:
         out: The shard folder.
     """
     from regionr1.data.premise import premise as describe
-    from regionr1.data.shards import verify_index
+    from regionr1.data.shards import indexed_splits, verify_index
 
-    splits = sorted(path.name.removesuffix(".index.json") for path in out.glob("*.index.json"))
-    if not splits:
-        raise UserError(f"{out}: no shard index in this folder; build shards first.")
-    print(describe([verify_index(out, split, checksums=True) for split in splits]))
+    print(describe([verify_index(out, split, checksums=True) for split in indexed_splits(out)]))
 
 
 def premise(

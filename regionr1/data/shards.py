@@ -51,6 +51,7 @@ class ShardIndex:
         scorer_fingerprint: Identity of the scorer whose embeddings are stored.
         built_from: Hash over everything the shards depend on.
         shards: The tars, in order.
+        groups: By question type, source and part of the split: pools, and those with a positive.
     """
 
     split: str
@@ -67,6 +68,7 @@ class ShardIndex:
     scorer_fingerprint: str
     built_from: str
     shards: list[ShardFile] = field(default_factory=list)
+    groups: dict[str, dict[str, list[int]]] = field(default_factory=dict)
 
     @property
     def n_pools(self) -> int:
@@ -97,6 +99,18 @@ def index_path(folder: Path, split: str) -> Path:
     return folder / f"{split}.index.json"
 
 
+def indexed_splits(folder: Path) -> list[str]:
+    """The splits that a folder has shards of.
+
+    Raises:
+        UserError: None at all.
+    """
+    splits = sorted(path.name.removesuffix(".index.json") for path in folder.glob("*.index.json"))
+    if not splits:
+        raise UserError(f"{folder}: no shard index in this folder; build shards first.")
+    return splits
+
+
 def load_index(folder: Path, split: str) -> ShardIndex:
     """Read a split's index.
 
@@ -108,7 +122,8 @@ def load_index(folder: Path, split: str) -> ShardIndex:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if record.get("format") != FORMAT or record.get("version") != VERSION:
             raise UserError(f"{path}: not {FORMAT} version {VERSION}; build the shards again.")
-        values = {f.name: record[f.name] for f in fields(ShardIndex)}
+        values = {f.name: record[f.name] for f in fields(ShardIndex) if f.name != "groups"}
+        values["groups"] = record.get("groups", {})
         values["shards"] = [ShardFile(**shard) for shard in record["shards"]]
         return ShardIndex(**values)
     except FileNotFoundError:

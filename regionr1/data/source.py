@@ -21,11 +21,13 @@ class Source(ABC):
         name: Name of the layout.
         root: The folder.
         kb_path: The knowledge base.
+        include_two_hop: Whether questions over two pages are kept, where the data set has them.
     """
 
     name: str
     root: Path
     kb_path: Path
+    include_two_hop: bool = False
 
     @abstractmethod
     def read(self, split: str, report: SkipReport) -> Iterator[Query | MissingImage]:
@@ -59,8 +61,8 @@ class Source(ABC):
     def missing(self) -> list[str]:
         """What this layout needs and the folder lacks, one sentence each."""
 
-    def queries(self, split: str, report: SkipReport, skip_missing: bool = False) -> list[Query]:
-        """Read every image-question pair of a split, and check that its image file exists.
+    def present(self, split: str, report: SkipReport, skip_missing: bool) -> Iterator[Query]:
+        """Yield the queries of a split whose image has a file; holds one at a time.
 
         Args:
             split: ``train``, ``val`` or ``test``.
@@ -70,23 +72,30 @@ class Source(ABC):
         Raises:
             UserError: A malformed record (named by file and line), or missing image files.
         """
-        queries: list[Query] = []
-        n_missing, first = 0, ""
+        if not skip_missing:
+            self._refuse_missing(split)
         for item in self.read(split, report):
             if isinstance(item, Query):
-                queries.append(item)
-                continue
-            n_missing += 1
-            first = first or f"{item.where}: {item.reason}"
-            if skip_missing:
+                yield item
+            else:
                 report.add("missing query image", f"{item.where}: {item.reason}")
-        if n_missing and not skip_missing:
+
+    def queries(self, split: str, report: SkipReport, skip_missing: bool = False) -> list[Query]:
+        """`present` as a list."""
+        return list(self.present(split, report, skip_missing))
+
+    def _refuse_missing(self, split: str) -> None:
+        total, n_missing, first = 0, 0, ""
+        for item in self.read(split, SkipReport()):
+            total += 1
+            if isinstance(item, MissingImage):
+                n_missing += 1
+                first = first or f"{item.where}: {item.reason}"
+        if n_missing:
             raise UserError(
-                f"{n_missing} of {len(queries) + n_missing} query images of "
-                f"{self.questions_path(split)} are missing, the first at {first}; add them, or "
-                "allow skipping missing images."
+                f"{n_missing} of {total} query images of {self.questions_path(split)} are "
+                f"missing, the first at {first}; add them, or allow skipping missing images."
             )
-        return queries
 
 
 def open_source(
