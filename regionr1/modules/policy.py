@@ -12,10 +12,10 @@ from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from regionr1.algorithm.answers import Decision
-from regionr1.algorithm.boxes import CoordFrame
 from regionr1.errors import UserError
 from regionr1.modules import adapter as lora
 from regionr1.modules.decode import decode, evaluating
+from regionr1.modules.family import FAMILIES
 from regionr1.modules.loading import load_base, resolve_source
 from regionr1.modules.logprobs import LogprobPath, PolicyPass, policy_pass
 from regionr1.modules.prefix import decision_logprobs, prefill
@@ -26,8 +26,10 @@ from regionr1.modules.tokens import FREE, answer_tokens
 
 
 class CropPolicy(LightningModule):
-    """A frozen Qwen2.5-VL with LoRA on its language model.
+    """A frozen Qwen2-VL, Qwen2.5-VL or Qwen3-VL with LoRA on its language model.
 
+    Boxes are read in the numbers that the family writes: pixels of the image as the model saw it
+    (Qwen2.5-VL), or thousandths of its sides (Qwen2-VL, Qwen3-VL). The prompt should ask for these.
     A query is processed, seen and prefilled once, whatever the group size.
 
     Args:
@@ -99,7 +101,7 @@ class CropPolicy(LightningModule):
             if adapter is not None
             else lora.add_lora(base, lora_rank, lora_alpha, lora_dropout, lora_targets)
         )
-        self.frame = CoordFrame("absolute_seen")
+        self.frame = FAMILIES[base.config.model_type].frame
         self.prompt = prompt
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
