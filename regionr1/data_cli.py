@@ -12,7 +12,7 @@ from regionr1.errors import UserError
 def data_commands() -> dict[str, Callable[..., None]]:
     """The commands by name."""
     from regionr1.builtin.benchmark import write_benchmark
-    from regionr1.data import commands, stage_commands
+    from regionr1.data import answer_commands, commands, stage_commands
 
     return {
         "builtin": write_benchmark,
@@ -25,6 +25,7 @@ def data_commands() -> dict[str, Callable[..., None]]:
         "verify": commands.verify,
         "describe": stage_commands.describe,
         "premise": commands.premise,
+        "answers": answer_commands.answers,
     }
 
 
