@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from regionr1.data.source import SourceName
+from regionr1.data.source import SPLITS, SourceName
 from regionr1.errors import UserError
 
 
@@ -107,16 +107,21 @@ def shards(
     print(describe(indices))
 
 
-def verify(out: Path) -> None:
-    """Check every shard in a folder against its index, byte by byte.
+def verify(out: str | Path, splits: tuple[str, ...] | None = None) -> None:
+    """Check every shard against its index, byte by byte.
 
     Args:
-        out: The shard folder.
+        out: The shard folder, or where it lies: a URL, or ``pipe:COMMAND`` with {name}.
+        splits: Which splits; by default those in the folder, and for a URL all three.
     """
+    from regionr1.data.location import as_location
     from regionr1.data.premise import premise as describe
     from regionr1.data.shards import indexed_splits, verify_index
 
-    print(describe([verify_index(out, split, checksums=True) for split in indexed_splits(out)]))
+    location = as_location(out)
+    if splits is None:
+        splits = tuple(indexed_splits(location)) if isinstance(location, Path) else SPLITS
+    print(describe([verify_index(location, split, checksums=True) for split in splits]))
 
 
 def premise(
