@@ -13,7 +13,8 @@ CONF = Path(__file__).parents[1] / "conf"
 BASE = [CONF / "base.yaml", CONF / "builtin.yaml"]
 RECIPES = [CONF / "quickstart.yaml", CONF / "paper.yaml"]
 STACKS = [
-    *([*BASE, recipe] for recipe in RECIPES),
+    [*BASE, RECIPES[0]],
+    *([BASE[0], CONF / f"{data}.yaml", RECIPES[1]] for data in ("evqa", "infoseek")),
     *([*BASE, RECIPES[0], debug] for debug in sorted((CONF / "debug").glob("*.yaml"))),
 ]
 
@@ -32,7 +33,9 @@ def test_scorer_parses_and_is_pinned(path: Path) -> None:
     assert parsed.scorer.init_args.trust_remote_code is False  # consent is the user's to give
 
 
-@pytest.mark.parametrize("stack", STACKS, ids=lambda stack: stack[-1].stem)
+@pytest.mark.parametrize(
+    "stack", STACKS, ids=lambda stack: "-".join(path.stem for path in stack[1:])
+)
 def test_config_parses(stack: list[Path], capsys) -> None:
     args = [part for path in stack for part in ("-c", str(path))]
     check_config_files(args)

@@ -96,6 +96,7 @@ def change(path, number: int, **values) -> None:
     ("name", "values", "message"),
     [
         ("infoseek_val", {"data_id": "infoseek_val_00000000"}, "val.jsonl:2: data_id .* twice"),
+        ("infoseek_val", {"image_id": "../../etc/passwd"}, "'../../etc/passwd' is no image id"),
         ("infoseek_val", {"image_id": ...}, r"val\.jsonl:2: the record has no key 'image_id'"),
         ("infoseek_val", {"question": 7}, r"val\.jsonl:2: 'question' must be a text"),
         ("infoseek_val_withkb", {"entity_id": None}, r"withkb\.jsonl:2: 'entity_id' must be"),

@@ -3,7 +3,7 @@
 import pytest
 from evqa_files import ColourScorer
 from infoseek_files import write_jsonl
-from PIL import Image
+from own_files import make_own
 
 from regionr1.data.own import OwnSource
 from regionr1.data.prepare import prepare_shards
@@ -13,24 +13,7 @@ from regionr1.errors import UserError
 
 @pytest.fixture
 def root(tmp_path):
-    """Two entities, red and blue, with a picture each and one query each in every split."""
-    folder = tmp_path / "own"
-    folder.mkdir()
-    for colour in ("red", "blue"):
-        Image.new("RGB", (40, 30), colour).save(folder / f"{colour}.png")
-    write_jsonl(
-        folder / "entities.jsonl",
-        [{"id": c, "title": f"Shop {c}", "images": [f"{c}.png"]} for c in ("red", "blue")],
-    )
-    for split in ("train", "val", "test"):
-        write_jsonl(
-            folder / f"{split}.jsonl",
-            [
-                {"image": f"{c}.png", "question": "Which shop?", "gold": [c], "id": f"1.{c}"}
-                for c in ("red", "blue")
-            ],
-        )
-    return folder
+    return make_own(tmp_path / "own")
 
 
 def test_own_data_becomes_shards(root) -> None:

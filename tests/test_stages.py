@@ -5,7 +5,7 @@ import json
 import pytest
 from evqa_files import make_evqa, url_of
 from infoseek_files import make_infoseek
-from test_own import root as own_root  # noqa: F401  (a fixture)
+from own_files import make_own
 
 from regionr1.cli import main
 from regionr1.data.shards import load_index
@@ -42,10 +42,12 @@ def test_each_stage_alone_then_all_at_once(evqa, tmp_path, capsys) -> None:
 
 
 @pytest.mark.parametrize("layout", ["official", "echosight", "own"])
-def test_prepare_every_layout(layout, tmp_path, own_root) -> None:  # noqa: F811
-    root, source = own_root, "own"
-    if layout != "own":
-        root, source = tmp_path / layout, "infoseek"
+def test_prepare_every_layout(layout, tmp_path) -> None:
+    root, source = tmp_path / layout, "infoseek"
+    if layout == "own":
+        make_own(root)
+        source = "own"
+    else:
         root.mkdir()
         make_infoseek(root, layout == "echosight", (30, 6))
     out = tmp_path / "shards"

@@ -73,7 +73,9 @@ def kb_identity(source: Source, scorer: Scorer, options: EmbedOptions) -> dict[s
     return _identity(source, scorer, options, {"files": files})
 
 
-def kb_items(source: Source, seen: Callable[[Entity], object]) -> Iterator[Item]:
+def kb_items(
+    source: Source, seen: Callable[[Entity], object] = lambda entity: None
+) -> Iterator[Item]:
     """Every image of the knowledge base that has a file; ``seen`` is told every entity."""
     for entity in source.entities():
         seen(entity)
@@ -117,7 +119,7 @@ def embed_kb(
             "unreadable KB image",
         )
 
-    with _progress("embed knowledge base", lambda: _count(kb_items(source, id))) as bar:
+    with _progress("embed knowledge base", lambda: _count(kb_items(source))) as bar:
         try:
             with names.open("w", encoding="utf-8") as file:
 

@@ -8,6 +8,7 @@ share of InfoSeek's train, held out by entity.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,7 @@ HELD_OUT = 50
 ECHOSIGHT_KB = "wiki_100_dict_v4.json"
 ECHOSIGHT_CSV = {"train": "infoseek_train_filtered.csv", "val": "infoseek_test_filtered.csv"}
 CSV_COLUMNS = ("question", "question_type", "wikipedia_url", "dataset_image_ids", "data_id")
+_ID = re.compile(r"[A-Za-z0-9_-]+")  # it becomes part of file names
 RECORD_KEYS = ("data_id", "image_id", "question", "data_split")
 
 
@@ -98,6 +100,9 @@ class InfoseekSource(Source):
         read = self._echosight if self.by_url else self._official
         seen: set[bytes] = set()
         for where, data_id, image_id, question, gold, kind, subset in read(part, report):
+            for name, value in (("data_id", data_id), ("image id", image_id)):
+                if not _ID.fullmatch(value):
+                    raise UserError(f"{where}: {value!r} is no {name}.")
             # A digest of 8 bytes: a million whole ids would take ten times the memory.
             digest = hashlib.blake2b(data_id.encode(), digest_size=8).digest()
             if digest in seen:
@@ -110,7 +115,7 @@ class InfoseekSource(Source):
                 yield MissingImage(where, path, kind, "oven", (gold,), subset)
                 continue
             yield Query(
-                key=data_id.replace(".", "_"),
+                key=data_id,
                 image_path=path,
                 question=question,
                 gold_ids=(gold,),

@@ -140,7 +140,7 @@ def prepare_shards(
     if work is None:
         # Nothing is kept between runs but the shards: see from names and sizes if they are current.
         request = pools.request()
-        kb = planned_items(kb_items(source, id), options.part_size)
+        kb = planned_items(kb_items(source), options.part_size)
         kb = store_digest(kb_identity(source, scorer, options), kb)
         stale = []
         for split in splits:
@@ -164,7 +164,7 @@ def prepare_shards(
             make_pools(folder, stale, pools)
             shards_from_work(source.root, folder, out, stale, overwrite, samples_per_shard)
         except OSError as error:
-            raise UserError(f"{out}: cannot be created ({error.strerror or error}).") from error
+            raise UserError(f"{out}: building shards failed ({error}).") from error
         finally:
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
