@@ -12,9 +12,21 @@ from regionr1.errors import UserError
 def data_commands() -> dict[str, Callable[..., None]]:
     """The commands by name."""
     from regionr1.builtin.benchmark import write_benchmark
-    from regionr1.data.commands import premise, shards, verify
+    from regionr1.data import answer_commands, commands, stage_commands
 
-    return {"builtin": write_benchmark, "shards": shards, "verify": verify, "premise": premise}
+    return {
+        "builtin": write_benchmark,
+        "inspect": commands.inspect,
+        "prepare": stage_commands.prepare,
+        "embed": stage_commands.embed,
+        "index": stage_commands.index,
+        "pool": stage_commands.pool,
+        "shards": commands.shards,
+        "verify": commands.verify,
+        "describe": stage_commands.describe,
+        "premise": commands.premise,
+        "answers": answer_commands.answers,
+    }
 
 
 def run_data(args: list[str], commands: Mapping[str, Callable[..., None]] | None = None) -> None:

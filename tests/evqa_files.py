@@ -47,10 +47,10 @@ class EvqaFiles:
                 writer = csv.DictWriter(file, HEADER)
                 writer.writeheader()
                 writer.writerows(rows)
-        _write_json(self.root / "encyclopedic_kb_wiki.json", self.kb)
-        _write_json(self.root / "url_to_path_mapping.json", self.mapping)
+        write_json(self.root / "encyclopedic_kb_wiki.json", self.kb)
+        write_json(self.root / "url_to_path_mapping.json", self.mapping)
         for part, names in self.names.items():
-            _write_json(self.root / "inaturalist" / f"{part}_id2name.json", names)
+            write_json(self.root / "inaturalist" / f"{part}_id2name.json", names)
         lines = "".join(json.dumps(box) + "\n" for box in self.boxes)
         (self.root / "reference_boxes.jsonl").write_text(lines, encoding="utf-8")
         return self.root
@@ -87,7 +87,7 @@ def make_evqa(root: Path, sizes: dict[str, int] | None = None) -> EvqaFiles:
         }
         for n in range(2):  # the third image of every page has no pixels, as in the real KB
             name = f"wiki_images/{entity:03d}/{n}.jpg"
-            _save(root / name, colour, rng)
+            save_image(root / name, colour, rng)
             files.mapping[image_urls[n]] = name
     number = 2_100_000
     for split, n_rows in sizes.items():
@@ -106,7 +106,7 @@ def make_evqa(root: Path, sizes: dict[str, int] | None = None) -> EvqaFiles:
                     name = f"{part}/00001_Aves_{entity}/{image_id}.jpg"
                     files.names[part][image_id] = name
                     path = root / "inaturalist" / name
-                _save(path, COLOURS[entity], rng)
+                save_image(path, COLOURS[entity], rng)
             dataset = "landmarks" if landmark else "inaturalist"
             if row == 1:
                 box = {"dataset_name": dataset, "image_id": ids[0], "box_px": [12, 8, 36, 32]}
@@ -160,12 +160,12 @@ class ColourScorer(Scorer):
         return self.embed_images(images)
 
 
-def _save(path: Path, colour: tuple[int, int, int], rng: random.Random) -> None:
+def save_image(path: Path, colour: tuple[int, int, int], rng: random.Random) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     shade = tuple(max(0, min(255, c + rng.randint(-12, 12))) for c in colour)
     Image.new("RGB", (48, 40), shade).save(path, quality=90)
 
 
-def _write_json(path: Path, value: object) -> None:
+def write_json(path: Path, value: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value), encoding="utf-8")

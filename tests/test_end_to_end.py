@@ -282,7 +282,7 @@ def test_a_scorer_that_the_shards_were_not_made_with(shards, tiny_policy, refuse
     [
         (["--model.group_size", 1], ["group_size is 1", "set it to 2 or more"]),
         (["--model.grup_size", 4], ["unknown", "model.grup_size"]),
-        (["--model.policy.model", "nowhere/to/be/found"], ["no such policy folder"]),
+        (["--model.policy.model", "nowhere/to/be/found"], ["no such model folder"]),
         (["--ckpt_path", "nowhere.ckpt"], ["nowhere.ckpt", "No such file"]),
         (["--data.batch_size", 0], ["data.batch_size=0", "at least 1"]),
         (["--model.reward.mrr", -1], ["at least 0"]),

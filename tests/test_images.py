@@ -1,6 +1,8 @@
 """Opening images: always upright RGB, or one clear error."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -39,6 +41,15 @@ def test_exif_orientation_is_applied() -> None:
     exif[0x0112] = 6
     data = encoded(Image.new("RGB", (30, 10)), "JPEG", exif=exif)
     assert open_image(data, "k").size == (10, 30)
+
+
+def test_a_huge_image_is_refused_from_its_header() -> None:
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", len(header)) + chunk
+    data += struct.pack(">I", zlib.crc32(chunk)) + b"\x00\x00\x00\x00IDAT"
+    with pytest.raises(UserError, match="^sample-1: .*3600000000 pixels"):
+        open_image(data, "sample-1")
 
 
 def test_too_many_pixels() -> None:

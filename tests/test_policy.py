@@ -270,7 +270,7 @@ def test_bad_settings(folder, settings, message):
 
 
 def test_bad_folders(folder, tmp_path):
-    with pytest.raises(UserError, match="no such policy folder"):
+    with pytest.raises(UserError, match="no such model folder"):
         CropPolicy(str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="pinned revision"):
         CropPolicy("someone/some-model")

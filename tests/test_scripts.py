@@ -34,6 +34,8 @@ def test_help_of_the_scripts_users_run(tmp_path: Path) -> None:
     done = call("bash", SCRIPTS / "quickstart", "--help", cwd=tmp_path)
     assert done.returncode == 0 and "options go to `regionr1 fit`" in done.stdout
     assert not list(tmp_path.iterdir())
+    done = call(sys.executable, SCRIPTS / "benchmark_data", "scale", "--help", cwd=tmp_path)
+    assert done.returncode == 0 and "--entities" in done.stdout
     done = call(sys.executable, SCRIPTS / "experiment", "--help", cwd=tmp_path)
     assert done.returncode == 0 and "--seeds" in done.stdout
 

@@ -7,10 +7,12 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
     Qwen2VLImageProcessorPil,
+    Qwen3VLConfig,
 )
 
+from regionr1.modules.family import FAMILIES
 from regionr1.modules.processor import ImageTextProcessor
 
 SPECIAL = [
@@ -29,6 +31,33 @@ TEMPLATE = (
     "{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+CONFIGS = {"qwen2_vl": Qwen2VLConfig, "qwen2_5_vl": Qwen2_5_VLConfig, "qwen3_vl": Qwen3VLConfig}
+VISION = {
+    "qwen2_vl": dict(depth=2, embed_dim=16, hidden_size=32, num_heads=2, mlp_ratio=2, patch_size=8),
+    "qwen2_5_vl": dict(
+        depth=2,
+        hidden_size=16,
+        intermediate_size=24,
+        num_heads=2,
+        patch_size=8,
+        spatial_merge_size=2,
+        window_size=32,
+        out_hidden_size=32,
+        fullatt_block_indexes=[1],
+    ),
+    "qwen3_vl": dict(
+        depth=3,
+        hidden_size=16,
+        intermediate_size=24,
+        num_heads=2,
+        patch_size=8,
+        out_hidden_size=32,
+        num_position_embeddings=64,
+        deepstack_visual_indexes=[0],  # what enters after the last layer reaches no token
+    ),
+}
 
 
 def build_tokenizer(pieces: list[str]) -> PreTrainedTokenizerFast:
@@ -54,12 +83,16 @@ def build_tokenizer(pieces: list[str]) -> PreTrainedTokenizerFast:
 
 
 def build_tiny_policy(
-    folder: Path, pieces: tuple[str, ...] = ("NO_CROP_NEEDED", '{"bbox_2d": ['), seed: int = 0
+    folder: Path,
+    pieces: tuple[str, ...] = ("NO_CROP_NEEDED", '{"bbox_2d": ['),
+    seed: int = 0,
+    family: str = "qwen2_5_vl",
 ) -> Path:
     """Write an untrained policy; images are seen at 16-pixel cells, 32 x 32 to 64 x 64 in area."""
     tokenizer = build_tokenizer(list(pieces))
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
-    config = Qwen2_5_VLConfig(
+    head_dim = {"head_dim": 8} if family == "qwen3_vl" else {}
+    config = CONFIGS[family](
         text_config=dict(
             vocab_size=len(tokenizer) + 3,  # as on the hub, the head is larger than the tokenizer
             hidden_size=32,
@@ -72,18 +105,9 @@ def build_tiny_policy(
             bos_token_id=None,
             eos_token_id=ids["<|im_end|>"],
             pad_token_id=ids["<|endoftext|>"],
+            **head_dim,
         ),
-        vision_config=dict(
-            depth=2,
-            hidden_size=16,
-            intermediate_size=24,
-            num_heads=2,
-            patch_size=8,
-            spatial_merge_size=2,
-            window_size=32,
-            out_hidden_size=32,
-            fullatt_block_indexes=[1],
-        ),
+        vision_config=VISION[family],
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
@@ -91,7 +115,7 @@ def build_tiny_policy(
         tie_word_embeddings=True,
     )
     torch.manual_seed(seed)
-    model = Qwen2_5_VLForConditionalGeneration(config)
+    model = FAMILIES[family].model_class(config)
     with torch.no_grad():  # larger than the usual init, so that every input matters visibly
         for parameter in model.parameters():
             if parameter.ndim > 1:

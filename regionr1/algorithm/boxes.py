@@ -56,6 +56,10 @@ class CoordFrame:
                 f"Unknown coordinate frame {self.kind!r}: use 'absolute_seen' or 'relative_1000'."
             )
 
+    def sides(self, seen_hw: Tensor) -> Tensor:
+        """(..., 2) largest y and x that the model may write for images it saw at `seen_hw`."""
+        return seen_hw if self.kind == "absolute_seen" else torch.full_like(seen_hw, 1000)
+
     def _extent(self, seen_hw: Size, like: Tensor) -> Tensor:
         return _extent(seen_hw if self.kind == "absolute_seen" else (1000, 1000), like)
 

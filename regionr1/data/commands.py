@@ -8,14 +8,42 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from regionr1.data.source import SPLITS, SourceName
 from regionr1.errors import UserError
+
+
+def inspect(
+    root: Path,
+    source: SourceName = "evqa",
+    kb: str | None = None,
+    read_kb: bool = True,
+    out: Path | None = None,
+) -> None:
+    """Say what a folder of published files holds and what it lacks.
+
+    Args:
+        root: Folder of the published files.
+        source: Layout of the files: E-VQA, InfoSeek or your own JSON Lines.
+        kb: Name of the knowledge-base file in ``root``; by default the layout's usual one.
+        read_kb: Also read the knowledge base, which takes minutes when it is the whole one.
+        out: JSON file for the counts, beside printing them.
+    """
+    import json
+
+    from regionr1.data.inspect import inspect_source
+    from regionr1.data.source import open_source
+
+    report = inspect_source(open_source(source, root, kb, source == "evqa"), read_kb)
+    print(report.text())
+    if out is not None:
+        _write_whole(out, json.dumps(report.as_dict(), indent=1, ensure_ascii=False) + "\n")
 
 
 def shards(
     root: Path,
     out: Path,
-    source: Literal["evqa"] = "evqa",
-    kb: str = "encyclopedic_kb_wiki.json",
+    source: SourceName = "evqa",
+    kb: str | None = None,
     scorer: str = "builtin",
     k: int = 20,
     splits: tuple[str, ...] = ("train", "val", "test"),
@@ -25,15 +53,19 @@ def shards(
     samples_per_shard: int = 256,
     batch_size: int = 64,
     device: str = "auto",
+    work: Path | None = None,
 ) -> None:
-    """Build candidate pools and WebDataset shards from published files.
+    """Build WebDataset shards from published files, with all that comes before them.
+
+    With ``work``, only the shards are written, from what ``embed``, ``index`` and ``pool`` left.
 
     Args:
         root: Folder of the published files.
         out: Folder to write the shards to.
-        source: Layout of the files.
-        kb: Name of the knowledge-base file in ``root``.
-        scorer: The frozen dual encoder whose embeddings are stored.
+        source: Layout of the files: E-VQA, InfoSeek or your own JSON Lines.
+        kb: Name of the knowledge-base file in ``root``; by default the layout's usual one.
+        scorer: The frozen dual encoder whose embeddings are stored: ``builtin``, or a YAML file
+            such as those in ``conf/scorer/``.
         k: Candidates per query.
         splits: Which splits to build.
         include_two_hop: Keep two-hop questions, with both pages as gold.
@@ -42,17 +74,24 @@ def shards(
         samples_per_shard: Samples of every tar but the last.
         batch_size: Images per scorer call.
         device: Where the scorer runs; ``auto`` takes a GPU if there is one.
+        work: Work folder of the earlier stages; what they decided is not asked again.
     """
+    if work is not None:
+        from regionr1.data.premise import premise as describe
+        from regionr1.data.prepare import shards_from_work
+
+        print(describe(shards_from_work(root, work, out, splits, overwrite, samples_per_shard)))
+        return
     import torch
 
-    from regionr1.data.evqa import EvqaSource
     from regionr1.data.premise import premise as describe
     from regionr1.data.prepare import prepare_shards
+    from regionr1.data.source import open_source
     from regionr1.modules.scorer import load_scorer
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    reader = EvqaSource(root, kb=kb, include_two_hop=include_two_hop)
+    reader = open_source(source, root, kb, include_two_hop)
     model = load_scorer(scorer).to(device).eval()
     indices = prepare_shards(
         reader,
@@ -68,19 +107,21 @@ def shards(
     print(describe(indices))
 
 
-def verify(out: Path) -> None:
-    """Check every shard in a folder against its index, byte by byte.
+def verify(out: str | Path, splits: tuple[str, ...] | None = None) -> None:
+    """Check every shard against its index, byte by byte.
 
     Args:
-        out: The shard folder.
+        out: The shard folder, or where it lies: a URL, or ``pipe:COMMAND`` with {name}.
+        splits: Which splits; by default those in the folder, and for a URL all three.
     """
+    from regionr1.data.location import as_location
     from regionr1.data.premise import premise as describe
-    from regionr1.data.shards import verify_index
+    from regionr1.data.shards import indexed_splits, verify_index
 
-    splits = sorted(path.name.removesuffix(".index.json") for path in out.glob("*.index.json"))
-    if not splits:
-        raise UserError(f"{out}: no shard index in this folder; build shards first.")
-    print(describe([verify_index(out, split, checksums=True) for split in splits]))
+    location = as_location(out)
+    if splits is None:
+        splits = tuple(indexed_splits(location)) if isinstance(location, Path) else SPLITS
+    print(describe([verify_index(location, split, checksums=True) for split in splits]))
 
 
 def premise(

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_info
 
 from regionr1.data.batch import QueryBatch
+from regionr1.data.location import as_location
 from regionr1.data.shards import ShardIndex, verify_index
 from regionr1.data.stream import ShardStream, StartMethod, read_batches
 from regionr1.errors import UserError
@@ -87,7 +89,8 @@ class RerankDataModule(L.LightningDataModule):
     every sample exactly once over all ranks and workers. Predict reads the test split.
 
     Args:
-        shards: Folder that `regionr1 data shards` wrote.
+        shards: Folder that `regionr1 data shards` wrote, its URL (http, https, s3, gs), or
+            `pipe:COMMAND` with {name} where the file's name goes.
         batch_size: Queries per training step and rank.
         eval_batch_size: Queries per evaluation step and rank.
         num_workers: Loader processes per rank; 0 reads in the main process.
@@ -95,7 +98,8 @@ class RerankDataModule(L.LightningDataModule):
         seed: Of the training order.
         expect_fingerprint: Refuse shards made with any other scorer.
         verify_checksums: Hash every shard once before use, on the first rank. Sizes are always
-            compared, on every rank.
+            compared, on every rank. Remote shards are not read twice for this: one that is cut
+            short is refused where it ends, and `regionr1 data verify` hashes them.
         start_method: How loader processes start; None leaves the platform's default.
 
     Raises:
@@ -123,7 +127,7 @@ class RerankDataModule(L.LightningDataModule):
         ):
             if value < least:
                 raise UserError(f"data.{name}={value}: must be at least {least}.")
-        self.folder = Path(shards)
+        self.folder = as_location(shards)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
@@ -139,13 +143,14 @@ class RerankDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Check the shards a stage reads: whole, unaltered, all of the same scorer."""
         first_rank = self.trainer is None or self.trainer.is_global_zero
+        local = isinstance(self.folder, Path)
         for split in _SPLITS[stage]:
             if split not in self._indices:
                 self._indices[split] = verify_index(
                     self.folder,
                     split,
                     expect_fingerprint=self.expect_fingerprint,
-                    checksums=self.verify_checksums and first_rank,
+                    checksums=self.verify_checksums and first_rank and local,
                 )
         self.fingerprint(stage)
 
@@ -198,8 +203,13 @@ class RerankDataModule(L.LightningDataModule):
         return {} if self._train_loader is None else self._train_loader.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resume at the start of the next pass, in an order not seen before."""
+        """Resume at the start of the next pass, in an order not seen before, and say so."""
         self._resume_state = dict(state_dict) or None
+        if self._resume_state is not None:
+            rank_zero_info(
+                f"training data: the interrupted pass is not finished; pass "
+                f"{self._resume_state['next_pass']} begins, in an order not seen before"
+            )
         if self._train_loader is not None and self._resume_state is not None:
             self._train_loader.load_state_dict(self._resume_state)
 

@@ -30,6 +30,12 @@ def premise(indices: Sequence[ShardIndex]) -> str:
             f"{index.pool_recall:>13.3f}{index.full_cond_recall_at_1:>14.3f}"
         )
     for index in indices:
+        for group, values in index.groups.items():
+            if len(values) > 1:  # one value is the whole split again
+                for value, (n, n_positive) in sorted(values.items()):
+                    share = n_positive / n
+                    lines.append(f"{index.split}: {group} {value}: {n:,} pools, recall {share:.3f}")
+    for index in indices:
         for reason, n in index.skipped.items():
             lines.append(f"{index.split}: {n:,} left out: {reason}")
         for reason, n in index.misses.items():

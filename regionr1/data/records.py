@@ -24,6 +24,9 @@ class Query:
         split: ``train``, ``val`` or ``test``.
         reference_box_px: xyxy box of the target in pixels of the upright original image, where
             the data set knows one. Never used by the reward.
+        data_id: What result files of retrieval systems call this query; empty where they do not
+            know it.
+        subset: Part of the split that is reported apart, for example ``unseen_entity``.
     """
 
     key: str
@@ -35,6 +38,29 @@ class Query:
     source: str
     split: str
     reference_box_px: Box | None = None
+    data_id: str = ""
+    subset: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MissingImage:
+    """An image-question pair whose image has no file.
+
+    Attributes:
+        where: File and line of the question.
+        reason: What was looked for.
+        question_type: As published.
+        source: Image collection.
+        gold_ids: Entity ids that count as correct.
+        subset: Part of the split.
+    """
+
+    where: str
+    reason: str
+    question_type: str
+    source: str
+    gold_ids: tuple[str, ...]
+    subset: str = ""
 
 
 @dataclass(frozen=True, slots=True)

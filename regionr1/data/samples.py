@@ -37,6 +37,7 @@ class ShardSample:
         candidates: (K, D) float32, unit norm.
         full: (D,) float32, unit norm, the embedding of the full query image.
         reference_box_px: xyxy in pixels of ``image``, or None.
+        subset: Part of the split that is reported apart; empty where there are no parts.
     """
 
     key: str
@@ -52,6 +53,7 @@ class ShardSample:
     candidates: np.ndarray
     full: np.ndarray
     reference_box_px: Box | None
+    subset: str = ""
 
 
 def encode_sample(sample: ShardSample, image_extension: str, image_bytes: bytes) -> dict[str, Any]:
@@ -66,6 +68,7 @@ def encode_sample(sample: ShardSample, image_extension: str, image_bytes: bytes)
         "labels": [int(label) for label in sample.labels],
         "question_type": sample.question_type,
         "source": sample.source,
+        "subset": sample.subset,
         "reference_box_px": sample.reference_box_px,
         "width": width,
         "height": height,
@@ -110,6 +113,7 @@ def decode_sample(raw: dict[str, Any], where: str) -> ShardSample:
             candidates=candidates,
             full=full,
             reference_box_px=None if box is None else (box[0], box[1], box[2], box[3]),
+            subset=record.get("subset", ""),
         )
     except KeyError as error:
         raise UserError(

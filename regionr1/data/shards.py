@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -15,10 +16,12 @@ from typing import Any
 
 import webdataset as wds
 
+from regionr1.data.location import Location, Remote, read_bytes, url_of
 from regionr1.errors import UserError
 
 FORMAT = "regionr1-shards"
 VERSION = 1
+_SHARD_NAME = re.compile(r"[a-z]+-[0-9]{6,}\.tar")  # no folder, nothing for a shell
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class ShardIndex:
         scorer_fingerprint: Identity of the scorer whose embeddings are stored.
         built_from: Hash over everything the shards depend on.
         shards: The tars, in order.
+        groups: By question type, source and part of the split: pools, and those with a positive.
     """
 
     split: str
@@ -67,6 +71,7 @@ class ShardIndex:
     scorer_fingerprint: str
     built_from: str
     shards: list[ShardFile] = field(default_factory=list)
+    groups: dict[str, dict[str, list[int]]] = field(default_factory=dict)
 
     @property
     def n_pools(self) -> int:
@@ -97,39 +102,57 @@ def index_path(folder: Path, split: str) -> Path:
     return folder / f"{split}.index.json"
 
 
-def load_index(folder: Path, split: str) -> ShardIndex:
+def indexed_splits(folder: Path) -> list[str]:
+    """The splits that a folder has shards of.
+
+    Raises:
+        UserError: None at all.
+    """
+    splits = sorted(path.name.removesuffix(".index.json") for path in folder.glob("*.index.json"))
+    if not splits:
+        raise UserError(f"{folder}: no shard index in this folder; build shards first.")
+    return splits
+
+
+def load_index(folder: Location, split: str) -> ShardIndex:
     """Read a split's index.
 
     Raises:
         UserError: Missing, damaged, or written by another version of the format.
     """
-    path = index_path(folder, split)
+    path = f"{split}.index.json"
+    where = url_of(folder, path) if isinstance(folder, Remote) else str(folder / path)
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads(read_bytes(folder, path))
         if record.get("format") != FORMAT or record.get("version") != VERSION:
-            raise UserError(f"{path}: not {FORMAT} version {VERSION}; build the shards again.")
-        values = {f.name: record[f.name] for f in fields(ShardIndex)}
+            raise UserError(f"{where}: not {FORMAT} version {VERSION}; build the shards again.")
+        values = {f.name: record[f.name] for f in fields(ShardIndex) if f.name != "groups"}
+        values["groups"] = record.get("groups", {})
         values["shards"] = [ShardFile(**shard) for shard in record["shards"]]
+        for shard in values["shards"]:
+            if not _SHARD_NAME.fullmatch(shard.name):
+                raise UserError(f"{where}: {shard.name!r} is no shard's name; build them again.")
         return ShardIndex(**values)
     except FileNotFoundError:
         raise UserError(
-            f"{path}: no index, so {folder} holds no complete {split} shards; build them with "
+            f"{where}: no index, so {folder} holds no complete {split} shards; build them with "
             "`regionr1 data shards`."
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: damaged index ({error}); build the shards again.") from error
+        raise UserError(f"{where}: damaged index ({error}); build the shards again.") from error
 
 
 def verify_index(
-    folder: Path, split: str, expect_fingerprint: str | None = None, checksums: bool = False
+    folder: Location, split: str, expect_fingerprint: str | None = None, checksums: bool = False
 ) -> ShardIndex:
     """Check that a split's shards are whole and made with the expected scorer.
 
     Args:
-        folder: The shard folder.
+        folder: Where the shards are.
         split: Which split.
         expect_fingerprint: Refuse shards of any other scorer; None accepts all.
-        checksums: Also read every byte and compare its hash; sizes are always compared.
+        checksums: Also read every byte and compare its hash. Sizes of local shards are always
+            compared; remote shards are only looked at with this.
 
     Returns:
         The split's index.
@@ -140,23 +163,51 @@ def verify_index(
     index = load_index(folder, split)
     if expect_fingerprint is not None and index.scorer_fingerprint != expect_fingerprint:
         raise UserError(
-            f"{index_path(folder, split)}: embeddings were made with scorer "
+            f"{url_of(folder, f'{split}.index.json')}: embeddings were made with scorer "
             f"{index.scorer_fingerprint}, not {expect_fingerprint}; build the shards again with "
             "this scorer, or use the other one."
         )
     for shard in index.shards:
+        if isinstance(folder, Remote):
+            if checksums:
+                _check_stream(folder, shard)
+            continue
         path = folder / shard.name
         if not path.is_file():
             raise UserError(f"{path}: shard is missing; build the shards again.")
-        size = path.stat().st_size
-        if size != shard.bytes:
-            raise UserError(
-                f"{path}: shard has {size:,} bytes where its index says {shard.bytes:,}, perhaps "
-                "a truncated copy; copy or build it again."
-            )
+        _check_size(str(path), path.stat().st_size, shard)
         if checksums and file_sha256(path) != shard.sha256:
-            raise UserError(f"{path}: shard content was altered; copy or build it again.")
+            raise _altered(str(path))
     return index
+
+
+def _check_stream(folder: Remote, shard: ShardFile) -> None:
+    url = folder.of(shard.name)
+    digest, size = hashlib.sha256(), 0
+    try:
+        with wds.gopen(url) as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+                size += len(block)
+    except OSError as error:
+        raise UserError(
+            f"{url}: cannot be read ({error.args[0] if error.args else error})."
+        ) from error
+    _check_size(url, size, shard)
+    if digest.hexdigest() != shard.sha256:
+        raise _altered(url)
+
+
+def _check_size(where: str, size: int, shard: ShardFile) -> None:
+    if size != shard.bytes:
+        raise UserError(
+            f"{where}: shard has {size:,} bytes where its index says {shard.bytes:,}, perhaps "
+            "a truncated copy; copy or build it again."
+        )
+
+
+def _altered(where: str) -> UserError:
+    return UserError(f"{where}: shard content was altered; copy or build it again.")
 
 
 def write_shards(

@@ -13,7 +13,6 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,6 +20,7 @@ import webdataset as wds
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from regionr1.data.batch import QueryBatch, collate
+from regionr1.data.location import Location, Remote, url_of
 from regionr1.data.samples import ShardSample, decode_sample
 from regionr1.data.shards import ShardFile, ShardIndex
 from regionr1.errors import UserError
@@ -75,7 +75,7 @@ class ShardStream(IterableDataset[QueryBatch | StreamFailure]):
     """Batches of one rank, read by any number of workers.
 
     Args:
-        folder: The shard folder.
+        folder: Where the shards are.
         index: The split's index.
         batch_size: Queries per batch.
         rank: This process's rank, captured in the main process.
@@ -88,7 +88,7 @@ class ShardStream(IterableDataset[QueryBatch | StreamFailure]):
 
     def __init__(
         self,
-        folder: Path,
+        folder: Location,
         index: ShardIndex,
         batch_size: int,
         rank: int = 0,
@@ -162,7 +162,7 @@ class ShardStream(IterableDataset[QueryBatch | StreamFailure]):
         return wds.filters.shuffle(buffer, initial=buffer, rng=rng)(stream)
 
 
-def read_samples(folder: Path, index: ShardIndex) -> Iterator[ShardSample]:
+def read_samples(folder: Location, index: ShardIndex) -> Iterator[ShardSample]:
     """Every sample of a split once, in shard order, read in this process.
 
     Args:
@@ -176,13 +176,13 @@ def read_samples(folder: Path, index: ShardIndex) -> Iterator[ShardSample]:
 
 
 def _read_slice(
-    folder: Path, shards: Sequence[ShardFile], part: Slice
+    folder: Location, shards: Sequence[ShardFile], part: Slice
 ) -> Iterator[tuple[dict[str, Any], str]]:
     shard = shards[part.shard]
-    path = folder / shard.name
+    path = folder.of(shard.name) if isinstance(folder, Remote) else folder / shard.name
     n = 0
     try:
-        for raw in wds.tariterators.tarfile_samples(iter([{"url": str(path.resolve())}])):
+        for raw in wds.tariterators.tarfile_samples(iter([{"url": url_of(folder, shard.name)}])):
             if part.start <= n < part.stop:
                 yield raw, str(path)
             n += 1

@@ -41,7 +41,7 @@ def decode(
     plan: Tensor,
     temperature: float | None,
     generator: torch.Generator | None = None,
-    seen_hw: Tensor | None = None,
+    sides: Tensor | None = None,
 ) -> Decoded:
     """Complete every row of the plan.
 
@@ -55,7 +55,7 @@ def decode(
         plan: (B * G, L) dictated ids at the beginning, -1 where the token is chosen.
         temperature: Of sampling; None picks the most probable token.
         generator: Source of randomness on the model's device; None for torch's own.
-        seen_hw: (B, 2) size of the images that the model saw; for the grammar.
+        sides: (B, 2) largest y and x that a box can hold, `CoordFrame.sides`; for the grammar.
     """
     if model.training:
         raise RuntimeError("decode needs eval mode: train mode may drop the cache silently")
@@ -66,9 +66,9 @@ def decode(
     ids = torch.where(dictated[:, None] & (plan != FREE), plan, tokens.pad)
     states = None
     if tokens.grammar is not None:
-        assert seen_hw is not None
+        assert sides is not None
         states = torch.full_like(ids, NOTHING)
-        states[:, len(tokens.shared)] = tokens.grammar.start(seen_hw).repeat_interleave(group)
+        states[:, len(tokens.shared)] = tokens.grammar.start(sides).repeat_interleave(group)
     draws = None
     if temperature is not None:
         # One number per row and choice, whatever the other rows do: what a row says depends on it

@@ -8,7 +8,7 @@ over these alone, in sampling and in the loss.
 
 A number is one token where the tokenizer has every number from 0 to 999 as a token; elsewhere it is
 spelled by digits, without leading zeros, and ends where the next separator is chosen or at as many
-digits as the seen image's longer side has.
+digits as the largest coordinate of the image has.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ class AnswerGrammar:
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "longest"}
         return replace(self, **{name: value.to(device) for name, value in tensors.items()})
 
-    def start(self, seen_hw: Tensor) -> Tensor:
-        """(B,) the state of the decision, by the size (B, 2) of the images that the model saw.
+    def start(self, sides: Tensor) -> Tensor:
+        """(B,) the state of the decision, by the largest coordinates (B, 2) of each image's boxes.
 
         Raises:
             UserError: an image whose coordinates have too many digits.
         """
-        digits = [len(str(side)) for side in seen_hw.amax(-1).tolist()]
+        digits = [len(str(side)) for side in sides.amax(-1).tolist()]
         if max(digits) > MAX_DIGITS:
             raise UserError(
-                f"an image is seen at {seen_hw.amax().item()} pixels, beyond the grammar's "
+                f"an image has coordinates up to {sides.amax().item()}, beyond the grammar's "
                 f"{MAX_DIGITS} digits: set grammar=false"
             )
         return self.starts[torch.tensor(digits, device=self.starts.device)]

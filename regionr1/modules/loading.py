@@ -8,8 +8,7 @@ from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
 
 import regionr1.builtin
 from regionr1.errors import UserError
-
-ARCHITECTURE = "qwen2_5_vl"
+from regionr1.modules.family import FAMILIES, widen
 
 
 def resolve_source(model: str, revision: str | None) -> str:
@@ -25,7 +24,7 @@ def resolve_source(model: str, revision: str | None) -> str:
             raise UserError(f"{model}: a local folder has no revision; drop revision={revision}")
         return model
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or model.startswith("."):
-        raise UserError(f"{model}: no such policy folder; check the path")
+        raise UserError(f"{model}: no such model folder; check the path")
     if revision is None:
         raise UserError(f"{model}: a hub model needs a pinned revision; set revision=<commit>")
     return model
@@ -36,6 +35,8 @@ def load_base(
 ) -> Qwen2_5_VLForConditionalGeneration:
     """Load whole safetensors weights; never remote code, never a randomly filled gap.
 
+    The return type names the interface: every family has Qwen2.5-VL's.
+
     Raises:
         UserError: Unsupported architecture, no or broken safetensors, or missing weights.
     """
@@ -43,13 +44,14 @@ def load_base(
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{source}: cannot read a model config ({error})") from error
-    if config.model_type != ARCHITECTURE:
+    if config.model_type not in FAMILIES:
         raise UserError(
-            f"{source}: architecture {config.model_type!r} is not supported; use a Qwen2.5-VL "
-            f"policy (model_type {ARCHITECTURE!r})"
+            f"{source}: architecture {config.model_type!r} is not supported; use a Qwen2-VL, "
+            f"Qwen2.5-VL or Qwen3-VL policy (model_type {', '.join(FAMILIES)})"
         )
+    family = FAMILIES[config.model_type]
     try:
-        model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        model, info = family.model_class.from_pretrained(
             source,
             revision=revision,
             config=config,
@@ -71,4 +73,6 @@ def load_base(
             f"{source}: {len(gaps)} weights are missing or of another shape (first: {gaps[0]}); "
             "get the whole checkpoint"
         )
+    if family.deepstack:
+        widen(model)
     return model

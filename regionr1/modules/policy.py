@@ -12,10 +12,10 @@ from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from regionr1.algorithm.answers import Decision
-from regionr1.algorithm.boxes import CoordFrame
 from regionr1.errors import UserError
 from regionr1.modules import adapter as lora
 from regionr1.modules.decode import decode, evaluating
+from regionr1.modules.family import FAMILIES
 from regionr1.modules.loading import load_base, resolve_source
 from regionr1.modules.logprobs import LogprobPath, PolicyPass, policy_pass
 from regionr1.modules.prefix import Prefix, decision_logprobs, prefill
@@ -28,8 +28,10 @@ from regionr1.modules.vision_cache import VisionCache
 
 
 class CropPolicy(LightningModule):
-    """A frozen Qwen2.5-VL with LoRA on its language model.
+    """A frozen Qwen2-VL, Qwen2.5-VL or Qwen3-VL with LoRA on its language model.
 
+    Boxes are read in the numbers that the family writes: pixels of the image as the model saw it
+    (Qwen2.5-VL), or thousandths of its sides (Qwen2-VL, Qwen3-VL). The prompt should ask for these.
     A query is processed, seen and prefilled once, whatever the group size.
 
     Args:
@@ -109,6 +111,12 @@ class CropPolicy(LightningModule):
             raise UserError(
                 f"max_new_tokens={max_new_tokens} cannot hold an answer: set at least {needed}"
             )
+        family = FAMILIES[base.config.model_type]
+        if family.deepstack and logprob_path == "packed":
+            raise UserError(
+                f"logprob_path=packed does not fit {base.config.model_type}, whose first layers "
+                "take vision features too: use two_pass"
+            )
         if gradient_checkpointing:
             base.gradient_checkpointing_enable({"use_reentrant": False})
         self.vlm = (
@@ -117,7 +125,7 @@ class CropPolicy(LightningModule):
             else lora.add_lora(base, lora_rank, lora_alpha, lora_dropout, lora_targets)
         )
         self.vision = VisionCache(self.base, vision_cache)
-        self.frame = CoordFrame("absolute_seen")
+        self.frame = family.frame
         self.prompt = prompt
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
@@ -289,9 +297,8 @@ class CropPolicy(LightningModule):
                 prefix = kept.detached()
                 log_p_full, log_p_region = decision_logprobs(self.base, prefix, self.tokens)
             with self.stage("decode"):
-                done = decode(
-                    self.base, prefix, self.tokens, plan, temperature, generator, prompt.seen_hw
-                )
+                sides = self.frame.sides(prompt.seen_hw)
+                done = decode(self.base, prefix, self.tokens, plan, temperature, generator, sides)
         rollouts = read_rollouts(
             self.tokenizer,
             self.frame,

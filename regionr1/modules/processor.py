@@ -1,8 +1,9 @@
-"""The processor of a Qwen2.5-VL folder, with or without torchvision.
+"""The processor of a Qwen-VL folder, with or without torchvision.
 
-transformers cannot build `Qwen2_5_VLProcessor` when torchvision is missing: its video processor
-needs it, and the error that comes out names neither. Still images need no video processor, so
-without torchvision this module reads the same folder into an image-and-text processor.
+transformers cannot build `Qwen2_5_VLProcessor` and its kin when torchvision is missing: their
+video processor needs it, and the error that comes out names neither. Still images need no video
+processor, so without torchvision this module reads the same folder into an image-and-text
+processor.
 """
 
 from lightning.pytorch.utilities import rank_zero_info
@@ -14,7 +15,7 @@ from regionr1.errors import UserError
 
 
 class ImageTextProcessor(ProcessorMixin):
-    """Qwen2.5-VL's processor without video: PIL images and text in, the same tensors out."""
+    """Qwen-VL's processor without video: PIL images and text in, the same tensors out."""
 
     return_mm_token_type_ids = True
 
@@ -59,7 +60,7 @@ def load_processor(folder: str, revision: str | None = None) -> ProcessorMixin:
         processor = source.from_pretrained(folder, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UserError(
-            f"{folder}: cannot load a Qwen2.5-VL processor ({error}); the folder needs "
+            f"{folder}: cannot load a Qwen-VL processor ({error}); the folder needs "
             "an image processor config, a tokenizer and a chat template"
         ) from error
     rank_zero_info(

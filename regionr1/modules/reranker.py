@@ -35,7 +35,8 @@ class RewardReranker(LightningModule):
     Candidate and full-image embeddings come with the batch, made once by `regionr1 data shards`.
 
     Args:
-        scorer: `builtin`, or the path of weights that `scripts/train_scorer` wrote.
+        scorer: `builtin`, a YAML file such as those in `conf/scorer/`, or the path of weights
+            that `scripts/train_scorer` wrote.
         remember: Embeddings of crops kept in memory, the longest unused forgotten first. The same
             crop of the same query comes back as a policy settles. 0 remembers none.
     """

@@ -78,9 +78,10 @@ def fingerprints(trainer: Trainer, stage: str) -> dict[str, str]:
     if datamodule is None:
         return {}
     indices = datamodule.indices(stage)
+    folder = datamodule.folder
     return {
         **{f"data.{index.split}": data_fingerprint(index) for index in indices},
-        "data.folder": str(datamodule.folder.resolve()),
+        "data.folder": str(folder.resolve() if isinstance(folder, Path) else folder),
         "scorer.fingerprint": indices[0].scorer_fingerprint,
     }
 

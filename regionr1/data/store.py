@@ -1,0 +1,192 @@
+"""Embeddings on disk: written part by part, resumable, read by row number.
+
+A store is a folder: ``identity.json`` says what it was made from and is written first;
+``part-000000.npy`` (vectors), ``.jsonl`` (what each row is) and ``.json`` (counts, written last)
+hold the rows; ``rows.sqlite`` and ``complete.json`` appear when every part is there. A part without
+its ``.json`` does not count, so a killed run loses at most the part it was at.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from regionr1.errors import UserError
+
+FORMAT = "regionr1-embeddings 1"
+_EDGE = 1 << 20
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file whole or not at all."""
+    write_whole(path, lambda file: file.write(json.dumps(value, ensure_ascii=False).encode()))
+
+
+def write_whole(path: Path, write: Callable[[Any], object]) -> None:
+    """Write a file under a temporary name and rename it when it is whole.
+
+    Raises:
+        UserError: The disk is full or the folder cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); make room, then run the same "
+            "command again: what is whole is kept."
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_json(path: Path, mend: str) -> dict[str, Any]:
+    """Read a JSON object that one of these commands wrote.
+
+    Args:
+        path: The file.
+        mend: What to do when it is missing.
+
+    Raises:
+        UserError: Missing or damaged.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; {mend}.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error}); remove it and {mend}.") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: damaged (no JSON object); remove it and {mend}.")
+    return value
+
+
+def file_identity(path: Path) -> list[Any]:
+    """Name, size and hash of a file; of a large one, the hash of both ends."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        digest = hashlib.sha256(file.read(_EDGE))
+        if size <= 64 * _EDGE:
+            while block := file.read(_EDGE):
+                digest.update(block)
+        else:
+            file.seek(size - _EDGE)
+            digest.update(file.read(_EDGE))
+    return [path.name, size, digest.hexdigest()]
+
+
+def store_digest(identity: dict[str, Any], items: str) -> str:
+    """Digest of a store with this identity and these items."""
+    text = json.dumps([identity, items], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def part_path(folder: Path, number: int, end: str) -> Path:
+    """File of a part."""
+    return folder / f"part-{number:06d}.{end}"
+
+
+class EmbeddingStore:
+    """A complete store.
+
+    Args:
+        folder: The store.
+        mend: What to do when it is missing or incomplete, for the error messages.
+
+    Attributes:
+        identity: What it was made from; ``scorer`` is the scorer's fingerprint.
+        counts: Numbers of rows, owners and what was left out.
+
+    Raises:
+        UserError: Missing, incomplete or damaged.
+    """
+
+    def __init__(self, folder: Path, mend: str) -> None:
+        self.folder = folder
+        self.identity = read_json(folder / "identity.json", mend)
+        if self.identity.get("format") != FORMAT:
+            raise UserError(f"{folder}: not of format {FORMAT!r}; remove it and {mend}.")
+        complete = read_json(folder / "complete.json", f"incomplete: {mend}")
+        self.counts: dict[str, int] = complete["counts"]
+        self._starts: list[int] = complete["starts"]
+        self._items: str = complete["items"]
+        self.dim: int = complete["dim"]
+        self._parts: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return self.counts["rows"]
+
+    @property
+    def digest(self) -> str:
+        """What the store was made from: scorer, files, and every image by name and size."""
+        return store_digest(self.identity, self._items)
+
+    @cached_property
+    def _db(self) -> sqlite3.Connection:
+        uri = f"{(self.folder / 'rows.sqlite').resolve().as_uri()}?mode=ro"
+        return sqlite3.connect(uri, uri=True, check_same_thread=False)
+
+    def vectors(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Unit vectors (N, D) float32 of rows, read from disk."""
+        found = np.empty((len(rows), self.dim), dtype=np.float32)
+        for n, row in enumerate(rows):
+            part = bisect.bisect_right(self._starts, int(row)) - 1
+            found[n] = self._part(part)[int(row) - self._starts[part]]
+        # Halves on disk are unit vectors only nearly.
+        return found / np.linalg.norm(found, axis=1, keepdims=True).clip(min=1e-12)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All vectors in row order, a part at a time, float32."""
+        for part in range(len(self._starts)):
+            block = np.asarray(self._part(part), dtype=np.float32)
+            if len(block):
+                yield block / np.linalg.norm(block, axis=1, keepdims=True).clip(min=1e-12)
+
+    def row(self, row: int) -> tuple[str, str]:
+        """Owner and data of a row."""
+        found = self._db.execute(
+            "SELECT owner, data FROM rows WHERE row = ?", (int(row),)
+        ).fetchone()
+        if found is None:
+            raise UserError(f"{self.folder}: has no row {row}; remove it and embed again.")
+        return found[0], found[1]
+
+    def rows_of(self, owner: str) -> list[int]:
+        """Rows of one owner."""
+        query = "SELECT row FROM rows WHERE owner = ? ORDER BY row"
+        return [row for (row,) in self._db.execute(query, (owner,))]
+
+    def knows(self, owner: str) -> bool:
+        """Whether the knowledge base has this entity, with or without a usable image."""
+        query = "SELECT 1 FROM entities WHERE id = ?"
+        return self._db.execute(query, (owner,)).fetchone() is not None
+
+    def entity_at(self, position: int) -> str:
+        """The entity at a position of the knowledge base's file."""
+        query = "SELECT id FROM entities WHERE position = ?"
+        return self._db.execute(query, (position,)).fetchone()[0]
+
+    def _part(self, number: int) -> np.ndarray:
+        if number not in self._parts:
+            path = part_path(self.folder, number, "npy")
+            try:
+                array = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise UserError(
+                    f"{path}: missing or damaged ({error}); remove the folder and embed again."
+                ) from error
+            self._parts[number] = array
+        return self._parts[number]
