@@ -8,7 +8,7 @@ from written_policy import FULL, GREEN, RED, OneBatch, colour_batch, module, tra
 
 from regionr1.errors import UserError
 from regionr1.modules.reranker import RewardReranker
-from regionr1.modules.scorer import BuiltinScorer, DualEncoder
+from regionr1.modules.scorer import BuiltinScorer, DualEncoder, fold_normalisation
 
 
 class CountingScorer(ColourScorer):
@@ -151,3 +151,19 @@ def test_training_remembers_crops_from_step_to_step(tiny_policy) -> None:
     counters = ("scorer/images_encoded", "scorer/cache_hit_rate")
     assert [[run.pop(name) for name in counters] for run in seen] == [[2, 0], [0, 1]]
     assert seen[0] == seen[1]
+
+
+def test_folding_normalisation_changes_no_embedding() -> None:
+    pixels = torch.randint(0, 256, (3, 3, 224, 224), dtype=torch.uint8)
+    plain = DualEncoder()
+    with torch.no_grad():
+        for layer in plain.modules():  # as if trained
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.running_mean.normal_(0, 0.1)
+                layer.running_var.uniform_(0.5, 2)
+                layer.weight.uniform_(0.5, 1.5)
+        plain.eval()
+        expected = plain(pixels, plain.view_head)
+        fold_normalisation(plain)
+        assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in plain.modules())
+        torch.testing.assert_close(plain(pixels, plain.view_head), expected)
