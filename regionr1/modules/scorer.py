@@ -149,7 +149,8 @@ class BuiltinScorer(Scorer):
     """The built-in scorer, trained contrastively on drawings by `scripts/train_scorer`.
 
     Args:
-        network: The network, frozen here. `load_scorer("builtin")` gives the shipped one.
+        network: The network; frozen here, and its normalisation folded, so it serves one scorer.
+            `load_scorer("builtin")` gives the shipped one.
     """
 
     BATCH = 64
