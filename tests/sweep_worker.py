@@ -2,7 +2,8 @@
 
     python sweep_worker.py SWEEP_FILE STORAGE N_TRIALS SECONDS_PER_TRIAL HEARTBEAT_S
 
-is one worker. Each trial that ends well appends its number to done.txt in the working folder.
+is one worker. Each trial that ends well appends its number to done.txt in the working folder; none
+goes past its first step while there is a file named hold.
 """
 
 import sys
@@ -65,6 +66,8 @@ class MadeUpTraining:
         channel.started(None)
         for step in range(1, 5):
             time.sleep(self.seconds / 4)
+            while Path("hold").exists():
+                time.sleep(0.05)
             if size in self.fails:
                 raise TrialFailed("out of memory: made up")
             if channel.report(step, {"val/score": size * step / 4}):

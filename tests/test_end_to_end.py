@@ -101,6 +101,13 @@ def test_from_nothing_to_predictions(workspace, tiny_policy, capsys) -> None:
     assert all(method in printed for method in METHODS) and "CondR@1" in printed
     for suffix in ("md", "csv"):
         assert (home / "artifacts" / f"test_table.{suffix}").stat().st_size > 200
+    parts = json.loads((home / "artifacts" / "test_table_by_part.json").read_text())
+    assert {row["method"] for row in parts} >= {
+        "source inaturalist: policy",
+        "source landmarks: full",
+    }
+    assert sum(row["n"] for row in parts if row["method"].endswith(": policy")) == 10
+    assert "source inaturalist: policy" in printed
     assert "test/policy/cond_recall_at_1" in client.get_run(run.info.run_id).data.metrics
 
     assert main(["predict", "--resume", "last", "--predictions.path", "out/p.jsonl"]) == 0

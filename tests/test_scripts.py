@@ -1,10 +1,13 @@
 """The scripts: their help, and what the quickstart runs."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "scripts"
@@ -64,3 +67,36 @@ def test_quickstart_stops_at_the_first_failing_stage(tmp_path: Path) -> None:
     install.chmod(0o755)
     done = call("bash", tmp_path / "scripts" / "quickstart", cwd=tmp_path)
     assert done.returncode == 3 and "== write benchmark" not in done.stdout
+
+
+@pytest.mark.slow
+def test_experiment_trains_once_and_reports(builtin_shards: Path, tmp_path: Path) -> None:
+    out = tmp_path / "experiment"
+    command = [
+        *(sys.executable, SCRIPTS / "experiment", "--out", out, "--seeds", 4),
+        *("--variants", "balanced", "--steps", 2, "--"),
+        *("--data.shards", builtin_shards, "--data.batch_size", 2),
+        *("--model.reranker.init_args.scorer", "pixels", "--gallery.every_n_steps", 1),
+        *("--trainer.val_check_interval", 1, "--trainer.limit_val_batches", 1),
+        *("--trainer.limit_test_batches", 1),
+    ]
+    done = call(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| policy |" in done.stdout and (out / "curves.png").stat().st_size > 0
+    results = json.loads((out / "results.json").read_text())
+    run = results["runs"]["balanced"]["4"]
+    assert [seen for seen, _ in run["curve"]] == [2, 4]  # 2 steps of 2 queries
+    assert {"full", "warm_start", "policy", "better_of", "reference"} <= set(run["test"])
+    artifacts = out / "regionr1" / run["run_id"] / "artifacts"
+    assert (artifacts / "before_after.png").is_file()
+    assert set(results["validation_levels"]) == {"full", "warm_start", "reference"}
+
+    again = call(*command, cwd=tmp_path)
+    assert again.returncode == 0 and "balanced-seed4: finished before" in again.stdout
+    assert json.loads((out / "results.json").read_text()) == results
+
+    other = call(*command, "--model.group_size", 4, cwd=tmp_path)
+    assert other.returncode == 1 and "other settings" in other.stderr
+    bad = [str(tmp_path / "bad") if part == out else part for part in command]
+    failed = call(*bad, "--model.group_size", 1, cwd=tmp_path)
+    assert failed.returncode == 1 and "group_size" in failed.stderr and "logs" in failed.stderr

@@ -33,6 +33,7 @@ def test_killed_workers_lose_nothing(storage: str, workspace: Path) -> None:
     file = files(workspace)
     script = Path(__file__).with_name("sweep_worker.py")
     command = [sys.executable, str(script), str(file), storage, str(N_TRIALS), "1", "2"]
+    Path("hold").touch()  # no trial ends before the two are dead
     workers = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for _ in range(WORKERS)
@@ -45,12 +46,13 @@ def test_killed_workers_lose_nothing(storage: str, workspace: Path) -> None:
             assert worker.stdout is not None
             for line in worker.stdout:
                 if line.startswith("trial") and " begins" in line:
-                    time.sleep(0.3)
+                    time.sleep(1)  # its first heartbeat is under way
                     os.kill(worker.pid, signal.SIGKILL)
                     killed[worker.pid] = int(line.split()[1])
                     break
             else:
                 raise AssertionError("a worker ended before it began a trial")
+    Path("hold").unlink()
     printed = [worker.communicate(timeout=240)[0] for worker in workers]
     codes = [worker.returncode for worker in workers]
     assert sorted(codes) == [-9] * KILLED + [0] * (WORKERS - KILLED), printed

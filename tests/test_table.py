@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from regionr1.report.bootstrap import Interval, ratio_draws
 from regionr1.report.render import format_table, table_csv, table_json
-from regionr1.report.table import METRICS, Outcome, metrics_table, paired_difference
+from regionr1.report.table import METRICS, Outcome, grouped_table, metrics_table, paired_difference
 
 
 def outcome(key="q0", method="policy", ranking=("a", "b"), gold=("a",), **changes) -> Outcome:
@@ -182,3 +182,28 @@ def test_formats() -> None:
     records = list(csv.DictReader(io.StringIO(table_csv(rows))))
     assert [r["method"] for r in records] == ["full", "policy"] and float(records[1]["mrr"]) == 0.5
     assert json.loads(table_json(rows))[1]["metrics"]["mrr"]["value"] == 0.5
+
+
+def test_parts_of_the_split_are_told_apart() -> None:
+    hit, miss = ("a", "b"), ("b", "a")
+    found = [
+        outcome(key, method, ranking, groups={"type": kind, "source": "web", **more})
+        for method in ("full", "centre", "policy")
+        for key, ranking, kind, more in (
+            ("q0", hit, "automatic", {"subset": "seen"}),
+            ("q1", miss if method == "full" else hit, "automatic", {}),
+            ("q2", miss, "templated", {"subset": "unseen"}),
+        )
+    ]
+    table = {row.method: (row.n, values(row)["recall_at_1"]) for row in grouped_table(found)}
+    assert table == {  # one source is no part, and centre is no row
+        "subset seen: full": (1, 1.0),
+        "subset seen: policy": (1, 1.0),
+        "subset unseen: full": (1, 0.0),
+        "subset unseen: policy": (1, 0.0),
+        "type automatic: full": (2, 0.5),
+        "type automatic: policy": (2, 1.0),
+        "type templated: full": (1, 0.0),
+        "type templated: policy": (1, 0.0),
+    }
+    assert grouped_table([outcome()]) == []

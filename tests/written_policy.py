@@ -115,6 +115,7 @@ def colour_batch(golds: Sequence[str] = ("red", "green", "purple")) -> QueryBatc
         candidate_ids=[names] * n,
         gold_ids=[[gold] for gold in golds],
         clusters=list(golds),
+        groups=[{"type": "primary" if gold in names else "mixed"} for gold in golds],
         candidates=candidates.expand(n, 4, 12).clone(),
         full_embedding=scorer.embed_images([scene()]).expand(n, 12).clone(),
         labels=torch.tensor([[name == gold for name in (*names, "")] for gold in golds]),

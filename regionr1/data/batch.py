@@ -24,6 +24,7 @@ class QueryBatch:
         candidate_ids: Per query the entity of each real candidate (padding has none).
         gold_ids: Per query the correct entity ids.
         clusters: Per query the entity cluster for bootstrap intervals.
+        groups: Per query the parts of the split it belongs to, such as {"type": "automatic"}.
         candidates: (B, K, D) float32, unit norm; zeros where padded.
         full_embedding: (B, D) float32, unit norm, of the full image.
         labels: (B, K) bool, candidate belongs to a gold entity.
@@ -39,6 +40,7 @@ class QueryBatch:
     candidate_ids: list[list[str]]
     gold_ids: list[list[str]]
     clusters: list[str]
+    groups: list[dict[str, str]]
     candidates: torch.Tensor
     full_embedding: torch.Tensor
     labels: torch.Tensor
@@ -94,6 +96,7 @@ def collate(samples: Sequence[ShardSample], k: int) -> QueryBatch:
         candidate_ids=[sample.candidate_ids for sample in samples],
         gold_ids=[sample.gold_ids for sample in samples],
         clusters=[sample.cluster for sample in samples],
+        groups=[sample.groups for sample in samples],
         candidates=candidates,
         full_embedding=torch.stack([torch.from_numpy(sample.full) for sample in samples]),
         labels=labels,

@@ -105,15 +105,10 @@ def _count(split: SplitWork, sample: ShardSample, query: Query, kb: EmbeddingSto
         split.skipped.add(NO_RESULT, query.key)
         return False
     positive = any(sample.labels)
-    for name, value in (
-        ("type", query.question_type),
-        ("source", query.source),
-        ("subset", query.subset),
-    ):
-        if value:
-            tally = split.groups.setdefault(name, {}).setdefault(value, [0, 0])
-            tally[0] += 1
-            tally[1] += positive
+    for name, value in sample.groups.items():
+        tally = split.groups.setdefault(name, {}).setdefault(value, [0, 0])
+        tally[0] += 1
+        tally[1] += positive
     if positive:
         split.n_with_positive += 1
         split.full_first += sample.labels[0]

@@ -112,4 +112,5 @@ def _outcome(
         decision="FULL" if crop is None else "REGION",
         box_unit=box,
         iou=overlap,
+        groups=sample.groups,
     )

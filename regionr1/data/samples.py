@@ -55,6 +55,12 @@ class ShardSample:
     reference_box_px: Box | None
     subset: str = ""
 
+    @property
+    def groups(self) -> dict[str, str]:
+        """The parts of the split that the query belongs to, by what they are parts by."""
+        parts = {"type": self.question_type, "source": self.source, "subset": self.subset}
+        return {name: value for name, value in parts.items() if value}
+
 
 def encode_sample(sample: ShardSample, image_extension: str, image_bytes: bytes) -> dict[str, Any]:
     """Turn a sample into the files of one tar member group (bytes by extension)."""

@@ -205,6 +205,7 @@ def _outcomes(batch: QueryBatch, method: str, views: Views) -> list[Outcome]:
                 decision=views.decisions[b].name,
                 box_unit=box,
                 iou=views.ious[b],
+                groups=batch.groups[b],
             )
         )
     return found

@@ -15,6 +15,7 @@ import numpy as np
 from regionr1.report.bootstrap import FloatArray, Interval, divide, intervals, ratio_draws
 
 RECALLS = (1, 5, 10, 20)
+GROUPED = ("full", "warm_start", "policy", "reference")  # rows told for every part of the split
 METRICS: dict[str, str] = {
     **{f"recall_at_{k}": f"R@{k}" for k in RECALLS},
     "cond_recall_at_1": "CondR@1",
@@ -44,6 +45,7 @@ class Outcome:
         decision: "FULL", "REGION" or "INVALID".
         box_unit: The crop in the unit square, xyxy; None when there is none.
         iou: Overlap of the crop with the reference box; None when one of the two is missing.
+        groups: Parts of the split that the query belongs to, such as {"type": "automatic"}.
     """
 
     key: str
@@ -57,6 +59,7 @@ class Outcome:
     decision: str
     box_unit: tuple[float, float, float, float] | None = None
     iou: float | None = None
+    groups: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -168,6 +171,34 @@ def metrics_table(
                 metrics=dict(zip(METRICS, intervals(values, draws), strict=True)),
             )
         )
+    return table
+
+
+def grouped_table(
+    outcomes: Iterable[Outcome], methods: Sequence[str] = GROUPED, resamples: int = 1000
+) -> list[MethodRow]:
+    """The chosen rows of the test table for every part of the split.
+
+    Args:
+        outcomes: All outcomes of all methods.
+        methods: The rows to tell for each part, where there are any.
+        resamples: Bootstrap draws.
+
+    Returns:
+        Rows whose method reads `type automatic: policy`, in alphabetical order of the parts. What
+        the split has only one of (a single question type, say) is no part.
+    """
+    parts: dict[str, dict[str, list[Outcome]]] = {}
+    for outcome in outcomes:
+        if outcome.method in methods:
+            for name, value in outcome.groups.items():
+                parts.setdefault(name, {}).setdefault(value, []).append(outcome)
+    table = []
+    for name, by_value in sorted(parts.items()):
+        for value, members in sorted(by_value.items() if len(by_value) > 1 else ()):
+            for row in metrics_table(members, resamples=resamples):
+                row.method = f"{name} {value}: {row.method}"
+                table.append(row)
     return table
 
 

@@ -62,6 +62,7 @@ def make_work(
         candidate_ids=[[f"c{k}" for k in range(candidates)]] * queries,
         gold_ids=[[f"c{candidates // 2}"]] * queries,
         clusters=[f"query-{b}" for b in range(queries)],
+        groups=[{}] * queries,
         candidates=normalize(torch.randn(queries, candidates, dim), dim=-1),
         full_embedding=normalize(torch.randn(queries, dim), dim=-1),
         labels=labels,

@@ -8,7 +8,7 @@ import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from regionr1.report.render import format_table, table_csv, table_json
-from regionr1.report.table import METRICS, Outcome, metrics_table
+from regionr1.report.table import METRICS, Outcome, grouped_table, metrics_table
 from regionr1.tracking.config_artifact import resolved_config
 from regionr1.tracking.logger import TrackingLogger
 from regionr1.tracking.outcomes import OUTCOMES, write_outcomes
@@ -19,6 +19,7 @@ from regionr1.tracking.reported import ReportedModule
 class TestTable(Callback):
     """Prints the test table and logs it as Markdown, CSV and JSON, and each number as a metric.
 
+    A second table tells each part of the split apart: question types, image sources, subsets.
     The outcome of each query is logged too, for `regionr1 compare`.
 
     The module collects `test_outcomes`, a list of Outcome.
@@ -35,14 +36,19 @@ class TestTable(Callback):
             return
         rows = metrics_table(outcomes)
         print(f"\n{format_table(rows)}\n[95% interval: 1000 bootstrap resamples of the entities]")
+        parts = grouped_table(outcomes)
+        if parts:
+            print(f"\n{format_table(parts)}")
         logger = trainer.logger
         if not isinstance(logger, TrackingLogger):
             return
-        logger.experiment.log_text(
-            logger.run_id, format_table(rows, list(METRICS), list(METRICS)) + "\n", "test_table.md"
-        )
-        logger.experiment.log_text(logger.run_id, table_csv(rows), "test_table.csv")
-        logger.experiment.log_text(logger.run_id, table_json(rows), "test_table.json")
+        for name, table in (("test_table", rows), ("test_table_by_part", parts)):
+            if not table:
+                continue
+            text = format_table(table, list(METRICS), list(METRICS)) + "\n"
+            logger.experiment.log_text(logger.run_id, text, f"{name}.md")
+            logger.experiment.log_text(logger.run_id, table_csv(table), f"{name}.csv")
+            logger.experiment.log_text(logger.run_id, table_json(table), f"{name}.json")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / OUTCOMES
             write_outcomes(path, outcomes)
