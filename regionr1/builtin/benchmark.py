@@ -28,7 +28,7 @@ from regionr1.builtin.artwork import (
 )
 from regionr1.errors import UserError
 
-VERSION = 2  # of what is drawn: raised whenever the same options give other files
+VERSION = 3  # of what is drawn: raised whenever the same options give other files
 SIZES = ((256, 256), (288, 224), (224, 288))
 LIVING = ("mammal", "bird", "plant", "fruit")
 SITE = "https://regionr1.example/wiki/"

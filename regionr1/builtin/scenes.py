@@ -16,13 +16,13 @@ from regionr1.builtin.artwork import drawings
 
 SceneKind = Literal["cluttered", "lone", "dominant", "group"]
 KIND_SHARES: dict[SceneKind, float] = {
-    "cluttered": 0.88,
-    "lone": 0.04,
-    "dominant": 0.04,
-    "group": 0.04,
+    "cluttered": 0.91,
+    "lone": 0.03,
+    "dominant": 0.03,
+    "group": 0.03,
 }
-CLUTTERED_TARGET = (0.44, 0.62)  # of the scene's short side
-CLUTTERED_RIVAL = (0.44, 0.64)  # the first other thing
+CLUTTERED_TARGET = (0.46, 0.64)  # of the scene's short side
+CLUTTERED_RIVAL = (0.46, 0.66)  # the first other thing
 CLUTTERED_EXTRA = (0.20, 0.34)  # the rest
 Box = tuple[int, int, int, int]
 
@@ -182,7 +182,7 @@ def _clutter(
     others: Sequence[tuple[str, str]],
 ) -> list[Placed]:
     """Draws the target, a rival of its size and up to two smaller things; all of them fit."""
-    cast = [target, *others[: int(rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15]))]]
+    cast = [target, *others[: int(rng.choice([1, 2, 3], p=[0.6, 0.3, 0.1]))]]
     while True:  # until everything fits: a scene without its rival would be the target's alone
         ranges = [CLUTTERED_TARGET, CLUTTERED_RIVAL, CLUTTERED_EXTRA, CLUTTERED_EXTRA]
         scales = [float(rng.uniform(*ranges[i])) for i in range(len(cast))]
