@@ -36,13 +36,13 @@ class TestTable(Callback):
             return
         rows = metrics_table(outcomes)
         print(f"\n{format_table(rows)}\n[95% interval: 1000 bootstrap resamples of the entities]")
-        parts = grouped_table(outcomes)
-        if parts:
-            print(f"\n{format_table(parts)}")
+        by_part = grouped_table(outcomes)
+        if by_part:
+            print(f"\n{format_table(by_part)}")
         logger = trainer.logger
         if not isinstance(logger, TrackingLogger):
             return
-        for name, table in (("test_table", rows), ("test_table_by_part", parts)):
+        for name, table in (("test_table", rows), ("test_table_by_part", by_part)):
             if not table:
                 continue
             text = format_table(table, list(METRICS), list(METRICS)) + "\n"
