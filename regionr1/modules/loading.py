@@ -8,7 +8,7 @@ from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
 
 import regionr1.builtin
 from regionr1.errors import UserError
-from regionr1.modules.family import FAMILIES, widen
+from regionr1.modules.family import FAMILIES
 
 
 def resolve_source(model: str, revision: str | None) -> str:
@@ -47,7 +47,7 @@ def load_base(
     if config.model_type not in FAMILIES:
         raise UserError(
             f"{source}: architecture {config.model_type!r} is not supported; use a Qwen2-VL, "
-            f"Qwen2.5-VL or Qwen3-VL policy (model_type {', '.join(FAMILIES)})"
+            f"Qwen2.5-VL, Qwen3-VL, InternVL or SmolVLM policy (model_type {', '.join(FAMILIES)})"
         )
     family = FAMILIES[config.model_type]
     try:
@@ -73,6 +73,6 @@ def load_base(
             f"{source}: {len(gaps)} weights are missing or of another shape (first: {gaps[0]}); "
             "get the whole checkpoint"
         )
-    if family.deepstack:
-        widen(model)
+    if family.adapt is not None:
+        family.adapt(model)
     return model
