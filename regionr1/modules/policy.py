@@ -16,7 +16,7 @@ from regionr1.errors import UserError
 from regionr1.modules import adapter as lora
 from regionr1.modules.decode import decode, evaluating
 from regionr1.modules.family import FAMILIES
-from regionr1.modules.loading import load_base, resolve_source
+from regionr1.modules.loading import Quantization, load_base, resolve_source
 from regionr1.modules.logprobs import LogprobPath, PolicyPass, policy_pass
 from regionr1.modules.prefix import Prefix, decision_logprobs, prefill
 from regionr1.modules.processor import load_processor
@@ -50,6 +50,8 @@ class CropPolicy(LightningModule):
             allows. Leave it off for free reasoning before the answer.
         prompt: The user's message; `{question}` is replaced.
         dtype: Of the frozen weights: float32, bfloat16, float16 or auto.
+        quantization: `nf4` keeps the language model's frozen weights in 4 bits, computed in dtype
+            (needs bitsandbytes). Run on CPU with untrained models only, never on a GPU.
         attn_implementation: sdpa, eager or flash_attention_2; not the last for `packed`.
         logprob_path: `two_pass` (prompt once, then its completions), `packed` (both in one row), or
             `dense` (repeats the prompt G times).
@@ -81,6 +83,7 @@ class CropPolicy(LightningModule):
         grammar: bool = False,
         prompt: str = "{question}",
         dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32",
+        quantization: Quantization = "none",
         attn_implementation: str = "sdpa",
         logprob_path: LogprobPath = "two_pass",
         gradient_checkpointing: bool = False,
@@ -98,7 +101,7 @@ class CropPolicy(LightningModule):
                 "logprob_path=packed (or dense) or gradient_checkpointing=false"
             )
         source = resolve_source(model, revision)
-        base = load_base(source, revision, dtype, attn_implementation)
+        base = load_base(source, revision, dtype, attn_implementation, quantization)
         family = FAMILIES[base.config.model_type]
         self.processor = load_processor(source, revision, family.processor)
         self.tokenizer = self.processor.tokenizer

@@ -1,9 +1,9 @@
 """The processor of a policy's folder, with or without torchvision.
 
 transformers cannot build `Qwen2_5_VLProcessor` and its kin when torchvision is missing: their
-video processor needs it, and the error that comes out names neither. Still images need no video
-processor, so without torchvision this module reads the same folder into an image-and-text
-processor.
+video processor needs it, and the error that comes out names neither. Nor can it where the folder
+holds no video processor. Still images need none, so this module then reads the same folder into an
+image-and-text processor.
 """
 
 from typing import Any
@@ -14,6 +14,9 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_torchvision_available
 
 from regionr1.errors import UserError
+
+UNUSABLE = (OSError, ValueError, AttributeError, TypeError)
+"""What transformers raises for a folder that lacks a part."""
 
 
 class ImageTextProcessor(ProcessorMixin):
@@ -102,25 +105,31 @@ def load_processor(
         still: The family's processor without video.
 
     Returns:
-        The stock AutoProcessor when torchvision is installed, else `still`.
+        The stock AutoProcessor where it can be built, else `still`.
 
     Raises:
         UserError: The folder holds no usable processor.
     """
-    stock = is_torchvision_available()
-    source = AutoProcessor if stock else still
-    try:
-        processor = source.from_pretrained(folder, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, AttributeError, TypeError, ImportError) as error:
-        raise UserError(
-            f"{folder}: cannot load a processor ({error}); the folder needs "
-            "an image processor config, a tokenizer and a chat template"
-        ) from error
-    rank_zero_info(
-        "processor: stock AutoProcessor (torchvision is installed)"
-        if stock
-        else "processor: regionr1's PIL image-and-text processor (torchvision is not installed)"
-    )
+    source = dict(revision=revision, trust_remote_code=False)
+    processor, missing = None, "torchvision is not installed"
+    if is_torchvision_available():
+        try:
+            processor = AutoProcessor.from_pretrained(folder, **source)
+        except (*UNUSABLE, ImportError) as error:
+            # the folder holds no video processor (nor does the built-in policy's), or SmolVLM's
+            # asks for num2words
+            missing = f"the stock one cannot be loaded: {error}"
+    name = "stock AutoProcessor"
+    if processor is None:
+        name = f"regionr1's image-and-text processor ({missing})"
+        try:
+            processor = still.from_pretrained(folder, **source)
+        except UNUSABLE as error:
+            raise UserError(
+                f"{folder}: cannot load a processor ({error}); the folder needs "
+                "an image processor config, a tokenizer and a chat template"
+            ) from error
+    rank_zero_info(f"processor: {name}")
     if not getattr(processor, "chat_template", None):
         raise UserError(f"{folder}: no chat template; add chat_template.jinja to the folder")
     return processor
