@@ -87,6 +87,9 @@ VISION = {
 }
 
 
+WIDE = dict(hidden_size=64, intermediate_size=128, num_attention_heads=8)
+
+
 def build_tokenizer(
     pieces: list[str],
     special: list[str] = QWEN_TOKENS,
@@ -120,13 +123,15 @@ def build_tiny_policy(
     pieces: tuple[str, ...] = ("NO_CROP_NEEDED", '{"bbox_2d": ['),
     seed: int = 0,
     family: str = "qwen2_5_vl",
+    wide: bool = False,
 ) -> Path:
     """Write an untrained policy; images are seen at 16-pixel cells, 32 x 32 to 64 x 64 in area.
 
-    InternVL and SmolVLM see tiles of 16 x 16 pixels, each 4 tokens.
+    InternVL and SmolVLM see tiles of 16 x 16 pixels, each 4 tokens. The rows of a `wide` one are
+    whole blocks of 4-bit weights.
     """
     if family in TILE_TEMPLATES:
-        return build_tile_policy(folder, list(pieces), seed, family)
+        return build_tile_policy(folder, list(pieces), seed, family, wide)
     tokenizer = build_tokenizer(list(pieces))
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in QWEN_TOKENS}
     head_dim = {"head_dim": 8} if family == "qwen3_vl" else {}
@@ -144,8 +149,9 @@ def build_tiny_policy(
             eos_token_id=ids["<|im_end|>"],
             pad_token_id=ids["<|endoftext|>"],
             **head_dim,
-        ),
-        vision_config=VISION[family],
+        )
+        | (WIDE if wide else {}),
+        vision_config=VISION[family] | ({"out_hidden_size": 64} if wide else {}),
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
@@ -160,7 +166,7 @@ def build_tiny_policy(
     return folder
 
 
-def build_tile_policy(folder: Path, pieces: list[str], seed: int, family: str) -> Path:
+def build_tile_policy(folder: Path, pieces: list[str], seed: int, family: str, wide: bool) -> Path:
     """An InternVL with Qwen2, or a SmolVLM with Llama, as on the hub."""
     internvl = family == "internvl"
     named = INTERNVL_TOKENS if internvl else SMOLVLM_TOKENS
@@ -180,7 +186,7 @@ def build_tile_policy(folder: Path, pieces: list[str], seed: int, family: str) -
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=True,
-    )
+    ) | (WIDE if wide else {})
     vision = dict(
         hidden_size=16,
         intermediate_size=24,

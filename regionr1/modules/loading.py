@@ -59,7 +59,7 @@ def load_base(
 
     Raises:
         UserError: Unsupported architecture, no or broken safetensors, missing weights, or
-            quantization without bitsandbytes.
+            quantization without bitsandbytes or of weights that it does not fit.
     """
     if quantization == "nf4" and not is_bitsandbytes_available():
         raise UserError(
@@ -101,7 +101,7 @@ def load_base(
             "get the whole checkpoint"
         )
     if quantization == "nf4":
-        _keep_trainable(model)
+        _check_nf4(model)
     if family.adapt is not None:
         family.adapt(model)
     return model
@@ -118,14 +118,22 @@ def _nf4(config: PretrainedConfig, dtype: str) -> BitsAndBytesConfig:
     )
 
 
-def _keep_trainable(model: PreTrainedModel) -> None:
-    """Turn off what bitsandbytes does on CPUs with AVX512-BF16.
+def _check_nf4(model: PreTrainedModel) -> None:
+    """Keep out two ways in which bitsandbytes goes wrong on a CPU without saying so.
 
-    There the first pass in eval mode, here a rollout, repacks the weights for inference for good,
-    and no gradient passes through the packed ones.
+    On one with AVX512-BF16, the first pass in eval mode, here a rollout, would repack the weights
+    for inference for good, and no gradient passes through the packed ones.
+
+    Raises:
+        UserError: Rows that are no whole blocks of 64, which 0.50.2 restores wrongly on a CPU.
     """
     from bitsandbytes.nn import Linear4bit
 
-    for module in model.modules():
+    for name, module in model.named_modules():
         if isinstance(module, Linear4bit):
+            if module.in_features % 64:
+                raise UserError(
+                    f"{model.name_or_path}: {name} has rows of {module.in_features} weights, and "
+                    "nf4 needs a multiple of 64; set quantization=none"
+                )
             module.support_avx512bf16_for_cpu = False
