@@ -96,6 +96,7 @@ def _adapt(
         return SimpleNamespace(pooler_output=tuple(tiles.flatten(0, 1) for tiles in images))
 
     def forward(*, attention_mask: Any = None, position_ids: Any = None, **kwargs: Any) -> Any:
+        # Llama takes no masks by kind of layer, and none of these positions in three rows
         if isinstance(attention_mask, dict):
             attention_mask = attention_mask["full_attention"]
         if position_ids is not None and position_ids.ndim == 3:
