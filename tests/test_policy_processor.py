@@ -20,8 +20,23 @@ def folder(tmp_path_factory):
 def test_it_says_which_processor_is_in_use(folder, caplog):
     with caplog.at_level("INFO"):
         processor = load_processor(str(folder))
-    assert isinstance(processor, ImageTextProcessor) is not is_torchvision_available()
-    assert "torchvision" in caplog.text
+    # with torchvision too: the folder holds no video processor, which the stock one needs
+    assert isinstance(processor, ImageTextProcessor)
+    assert "image-and-text processor" in caplog.text
+    assert ("torchvision is not installed" in caplog.text) is not is_torchvision_available()
+
+
+def test_a_stock_processor_that_cannot_be_loaded(folder, tmp_path, monkeypatch, caplog):
+    def load(*args, **kwargs):
+        raise ImportError("Package `num2words` is required")
+
+    monkeypatch.setattr("regionr1.modules.processor.is_torchvision_available", lambda: True)
+    monkeypatch.setattr("regionr1.modules.processor.AutoProcessor.from_pretrained", load)
+    with caplog.at_level("INFO"):
+        assert isinstance(load_processor(str(folder)), ImageTextProcessor)
+    assert "num2words" in caplog.text
+    with pytest.raises(UserError, match="needs an image processor config"):
+        load_processor(str(tmp_path))
 
 
 def test_left_padding_and_token_types(folder):

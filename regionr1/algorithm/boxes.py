@@ -45,7 +45,7 @@ class CoordFrame:
 
     Attributes:
         kind: `absolute_seen` for pixels of the image after the processor resized it (Qwen2.5-VL),
-            or `relative_1000` for thousandths of each side (Qwen2-VL, Qwen3-VL, InternVL).
+            or `relative_1000` for thousandths of each side (the other families).
     """
 
     kind: Literal["absolute_seen", "relative_1000"] = "absolute_seen"

@@ -18,8 +18,9 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from regionr1.errors import UserError
 
 LANGUAGE_MODEL_LINEARS = (
-    r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
+    r".*(language|text)_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
 )
+"""In the names of every family: SmolVLM calls its language model text_model."""
 
 
 def add_lora(
@@ -64,11 +65,12 @@ def load_lora(base: Qwen2_5_VLForConditionalGeneration, folder: str) -> PeftMode
 
 
 def _check_frozen(model: PeftModel, where: str) -> PeftModel:
+    tower = {id(parameter) for parameter in model.get_base_model().model.visual.parameters()}
     for name, parameter in model.named_parameters():
-        if ".visual." in name and parameter.requires_grad:
+        if id(parameter) in tower and parameter.requires_grad:
             raise UserError(
                 f"{where} reaches the vision tower ({name}), whose features are computed once and "
-                "frozen; restrict the targets to language_model"
+                "frozen; restrict the targets to the language model"
             )
     return model
 

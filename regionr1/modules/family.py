@@ -1,10 +1,12 @@
 """The families of policies: which class opens a checkpoint, and in which frame it writes boxes.
 
 All share one interface, Qwen2.5-VL's: `model.model.get_rope_index`, `get_image_features`,
-`model.model.language_model` on embeddings, `lm_head`. Qwen3-VL also feeds vision features into its
-first layers (DeepStack), which `widen` folds into that interface.
+`model.model.visual`, `model.model.language_model` on embeddings, `lm_head`. Qwen3-VL also feeds
+vision features into its first layers (DeepStack), which `widen` folds into that interface; what
+InternVL and SmolVLM lack of it is in `regionr1.modules.tiles`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -13,13 +15,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import (
+    InternVLForConditionalGeneration,
     PreTrainedModel,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLForConditionalGeneration,
     Qwen3VLForConditionalGeneration,
+    SmolVLMForConditionalGeneration,
 )
+from transformers.processing_utils import ProcessorMixin
 
 from regionr1.algorithm.boxes import CoordFrame
+from regionr1.modules.processor import (
+    ImageTextProcessor,
+    InternVLImageTextProcessor,
+    SmolVLMImageTextProcessor,
+)
+from regionr1.modules.tiles import adapt_internvl, adapt_smolvlm
 
 
 @dataclass(frozen=True)
@@ -30,24 +41,20 @@ class Family:
         model_class: Opens its checkpoints.
         coordinates: The numbers that it was trained to write for a box; see `CoordFrame`.
         deepstack: Vision features enter its first layers too.
+        adapt: Gives a loaded model the shared interface; None where it has it.
+        processor: Reads its folder where torchvision is missing.
     """
 
     model_class: type[PreTrainedModel]
     coordinates: Literal["absolute_seen", "relative_1000"]
     deepstack: bool = False
+    adapt: Callable[[Any], None] | None = None
+    processor: type[ProcessorMixin] = ImageTextProcessor
 
     @property
     def frame(self) -> CoordFrame:
         """Its coordinate frame."""
         return CoordFrame(self.coordinates)
-
-
-FAMILIES = {
-    "qwen2_vl": Family(Qwen2VLForConditionalGeneration, "relative_1000"),
-    "qwen2_5_vl": Family(Qwen2_5_VLForConditionalGeneration, "absolute_seen"),
-    "qwen3_vl": Family(Qwen3VLForConditionalGeneration, "relative_1000", deepstack=True),
-}
-"""By `model_type` of the checkpoint's config."""
 
 
 class WideEmbedding(nn.Module):
@@ -106,3 +113,25 @@ def widen(model: Any) -> None:
     model.get_image_features = get_image_features
     model.get_input_embeddings = lambda: embedding
     language.forward = forward
+
+
+FAMILIES = {
+    "qwen2_vl": Family(Qwen2VLForConditionalGeneration, "relative_1000"),
+    "qwen2_5_vl": Family(Qwen2_5_VLForConditionalGeneration, "absolute_seen"),
+    "qwen3_vl": Family(
+        Qwen3VLForConditionalGeneration, "relative_1000", deepstack=True, adapt=widen
+    ),
+    "internvl": Family(
+        InternVLForConditionalGeneration,
+        "relative_1000",
+        adapt=adapt_internvl,
+        processor=InternVLImageTextProcessor,
+    ),
+    "smolvlm": Family(
+        SmolVLMForConditionalGeneration,
+        "relative_1000",
+        adapt=adapt_smolvlm,
+        processor=SmolVLMImageTextProcessor,
+    ),
+}
+"""By `model_type` of the checkpoint's config."""

@@ -16,11 +16,11 @@ from regionr1.errors import UserError
 from regionr1.modules import adapter as lora
 from regionr1.modules.decode import decode, evaluating
 from regionr1.modules.family import FAMILIES
-from regionr1.modules.loading import load_base, resolve_source
+from regionr1.modules.loading import Quantization, load_base, resolve_source
 from regionr1.modules.logprobs import LogprobPath, PolicyPass, policy_pass
 from regionr1.modules.prefix import Prefix, decision_logprobs, prefill
 from regionr1.modules.processor import load_processor
-from regionr1.modules.prompt import Prompt, build_prompt, process
+from regionr1.modules.prompt import Prompt, build_prompt, process, seen_sizes
 from regionr1.modules.rollout import Rollouts, read_rollouts
 from regionr1.modules.self_check import check_path
 from regionr1.modules.tokens import FREE, answer_tokens
@@ -28,10 +28,10 @@ from regionr1.modules.vision_cache import VisionCache
 
 
 class CropPolicy(LightningModule):
-    """A frozen Qwen2-VL, Qwen2.5-VL or Qwen3-VL with LoRA on its language model.
+    """A frozen Qwen2-VL, Qwen2.5-VL, Qwen3-VL, InternVL or SmolVLM with LoRA on its language model.
 
     Boxes are read in the numbers that the family writes: pixels of the image as the model saw it
-    (Qwen2.5-VL), or thousandths of its sides (Qwen2-VL, Qwen3-VL). The prompt should ask for these.
+    (Qwen2.5-VL), or thousandths of its sides (the others). The prompt should ask for these.
     A query is processed, seen and prefilled once, whatever the group size.
 
     Args:
@@ -50,6 +50,8 @@ class CropPolicy(LightningModule):
             allows. Leave it off for free reasoning before the answer.
         prompt: The user's message; `{question}` is replaced.
         dtype: Of the frozen weights: float32, bfloat16, float16 or auto.
+        quantization: `nf4` keeps the language model's frozen weights in 4 bits, computed in dtype
+            (needs bitsandbytes). Run on CPU with untrained models only, never on a GPU.
         attn_implementation: sdpa, eager or flash_attention_2; not the last for `packed`.
         logprob_path: `two_pass` (prompt once, then its completions), `packed` (both in one row), or
             `dense` (repeats the prompt G times).
@@ -81,6 +83,7 @@ class CropPolicy(LightningModule):
         grammar: bool = False,
         prompt: str = "{question}",
         dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32",
+        quantization: Quantization = "none",
         attn_implementation: str = "sdpa",
         logprob_path: LogprobPath = "two_pass",
         gradient_checkpointing: bool = False,
@@ -98,8 +101,9 @@ class CropPolicy(LightningModule):
                 "logprob_path=packed (or dense) or gradient_checkpointing=false"
             )
         source = resolve_source(model, revision)
-        base = load_base(source, revision, dtype, attn_implementation)
-        self.processor = load_processor(source, revision)
+        base = load_base(source, revision, dtype, attn_implementation, quantization)
+        family = FAMILIES[base.config.model_type]
+        self.processor = load_processor(source, revision, family.processor)
         self.tokenizer = self.processor.tokenizer
         self.tokens = answer_tokens(
             self.tokenizer, base.config, base.generation_config.eos_token_id, grammar
@@ -111,7 +115,6 @@ class CropPolicy(LightningModule):
             raise UserError(
                 f"max_new_tokens={max_new_tokens} cannot hold an answer: set at least {needed}"
             )
-        family = FAMILIES[base.config.model_type]
         if family.deepstack and logprob_path == "packed":
             raise UserError(
                 f"logprob_path=packed does not fit {base.config.model_type}, whose first layers "
@@ -151,8 +154,8 @@ class CropPolicy(LightningModule):
         with self.stage("processor"):
             inputs = process(self.processor, images, questions, self.prompt)
         with self.stage("vision"):
-            patch_size = self.processor.image_processor.patch_size
-            return build_prompt(self.base, inputs, patch_size, self.vision)
+            seen_hw = seen_sizes(self.processor, inputs)
+            return build_prompt(self.base, inputs, seen_hw, self.vision)
 
     def sample(
         self,

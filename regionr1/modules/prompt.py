@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from PIL import Image
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.processing_utils import ProcessorMixin
 
 from regionr1.errors import UserError
+from regionr1.modules.tiles import tiled_inputs
 from regionr1.modules.vision_cache import VisionCache
 
 
@@ -23,8 +25,9 @@ class Prompt:
         mm_token_type_ids: (B, P) 0 text, 1 image.
         position_ids: (3, B, P) M-RoPE positions (time, height, width).
         next_position: (B,) the position, equal in all three rows, of the first completion token.
-        image_grid_thw: (B, 3) patches of each image.
-        seen_hw: (B, 2) height and width in pixels of the image that the model saw.
+        image_grid_thw: (B, 3) patches of each image, or its tiles; see `regionr1.modules.tiles`.
+        seen_hw: (B, 2) height and width in pixels of the image that the model saw; of tiles, of the
+            one that shows the whole image.
         features: (sum of image tokens, hidden) vision features, constant: the tower is frozen.
     """
 
@@ -62,7 +65,7 @@ def process(
 
     Raises:
         UserError: Nothing to process, a question holding a vision token, an image that cannot be
-            resized, or a processor that marks no image tokens.
+            resized, or image tokens that do not fit the tiles.
     """
     if not images or len(images) != len(questions):
         raise UserError(f"{len(images)} images and {len(questions)} questions: need as many, >= 1")
@@ -88,7 +91,7 @@ def process(
     ]
     try:
         inputs = processor(
-            images=list(images),
+            images=[[image] for image in images],  # SmolVLM wants them prompt by prompt
             text=texts,
             padding=True,
             padding_side="left",
@@ -97,7 +100,17 @@ def process(
     except ValueError as error:
         sizes = [image.size for image in images]
         raise UserError(f"cannot process images of sizes {sizes}: {error}") from error
-    return dict(inputs)
+    if "image_grid_thw" in inputs:
+        return dict(inputs)
+    return tiled_inputs(dict(inputs), processor.image_token_id)
+
+
+def seen_sizes(processor: ProcessorMixin, inputs: dict[str, Tensor]) -> Tensor:
+    """(B, 2) height and width of the images as the processor made them, never worked out again."""
+    grid, pixels = inputs["image_grid_thw"], inputs["pixel_values"]
+    if pixels.ndim == 4:  # tiles, all of one size
+        return torch.tensor(pixels.shape[-2:]).expand(len(grid), -1)
+    return grid[:, 1:] * processor.image_processor.patch_size
 
 
 def mrope_positions(model: Qwen2_5_VLForConditionalGeneration, inputs: dict[str, Tensor]) -> Tensor:
@@ -124,7 +137,7 @@ def mrope_positions(model: Qwen2_5_VLForConditionalGeneration, inputs: dict[str,
 def build_prompt(
     model: Qwen2_5_VLForConditionalGeneration,
     inputs: dict[str, Tensor],
-    patch_size: int,
+    seen_hw: Tensor,
     vision: VisionCache,
 ) -> Prompt:
     """Join processed inputs, positions and vision features on the model's device.
@@ -140,7 +153,7 @@ def build_prompt(
     if int((types == 1).sum()) != len(features):
         raise UserError(
             f"{int((types == 1).sum())} image tokens for {len(features)} vision features: the "
-            "processor's patch_size and merge_size differ from the model's"
+            "processor's sizes differ from the model's"
         )
     cpu = Prompt(
         input_ids=inputs["input_ids"],
@@ -150,7 +163,7 @@ def build_prompt(
         position_ids=positions,
         next_position=positions.amax(dim=(0, 2)) + 1,  # padding stands at position 0
         image_grid_thw=grid,
-        seen_hw=inputs["image_grid_thw"][:, 1:] * patch_size,
+        seen_hw=seen_hw,
         features=features,
     )
     return replace(cpu, **{name: value.to(device) for name, value in vars(cpu).items()})

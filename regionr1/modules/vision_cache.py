@@ -58,8 +58,8 @@ class VisionCache:
         """(image tokens, hidden) of all images in order, on the model's device.
 
         Args:
-            pixel_values: (patches, values) of all images, as the processor returns them.
-            image_grid_thw: (B, 3) patches of each image.
+            pixel_values: (patches, values) of all images, or (tiles, 3, height, width).
+            image_grid_thw: (B, 3) patches or tiles of each image.
         """
         if self._weights_version() != self.version:  # somebody trains the tower after all
             self._forget()
