@@ -22,6 +22,7 @@ def data_commands() -> dict[str, Callable[..., None]]:
         "index": stage_commands.index,
         "pool": stage_commands.pool,
         "shards": commands.shards,
+        "add-scorer": stage_commands.add_scorer,
         "verify": commands.verify,
         "describe": stage_commands.describe,
         "premise": commands.premise,

@@ -284,6 +284,26 @@ def test_a_scorer_that_the_shards_were_not_made_with(shards, tiny_policy, refuse
     assert "other.safetensors" in line and "scripts/train_scorer" in line
 
 
+def test_another_scorer_in_the_same_shards(
+    shards, small_benchmark, tiny_policy, workspace, refused, capfd
+) -> None:
+    scorer = workspace / "colour.yaml"
+    scorer.write_text("class_path: evqa_files.ColourScorer\n")
+    args = options(shards, tiny_policy, steps=1, scorer=str(scorer))
+    line = refused("fit", *args)
+    assert f"regionr1 data add-scorer --shards {shards} --root ROOT --scorer {scorer}" in line
+    named = ["--shards", str(shards), "--scorer", str(scorer)]
+    assert main(["data", "add-scorer", *named, "--root", str(small_benchmark)]) == 0
+    assert main(["data", "premise", *named]) == 0
+    assert "scorer colour, D=12" in capfd.readouterr().out
+    assert main(["fit", *args]) == 0
+    assert main(["test", *args]) == 0
+    assert "policy_region" in capfd.readouterr().out
+    _, found = runs(workspace)
+    assert [run.data.tags["scorer.fingerprint"] for run in found] == ["colour"] * 2
+    assert main(["test", *options(shards, tiny_policy)]) == 0, "the first scorer is still there"
+
+
 @pytest.mark.parametrize(
     ("args", "parts"),
     [

@@ -73,9 +73,13 @@ class OneBatch(LightningDataModule):
     def __init__(self, batch: QueryBatch, fingerprint: str = "colour") -> None:
         super().__init__()
         self.batch, self.made_with = batch, fingerprint
+        self.folder = "shards"
 
     def fingerprint(self, stage: str) -> str:
         return self.made_with
+
+    def use_scorer(self, stage: str, fingerprint: str) -> bool:
+        return False
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(_Endless(self.batch), batch_size=None)

@@ -108,7 +108,7 @@ def shards(
 
 
 def verify(out: str | Path, splits: tuple[str, ...] | None = None) -> None:
-    """Check every shard against its index, byte by byte.
+    """Check every shard against its index, byte by byte, added embeddings too.
 
     Args:
         out: The shard folder, or where it lies: a URL, or ``pipe:COMMAND`` with {name}.
@@ -116,12 +116,16 @@ def verify(out: str | Path, splits: tuple[str, ...] | None = None) -> None:
     """
     from regionr1.data.location import as_location
     from regionr1.data.premise import premise as describe
-    from regionr1.data.shards import indexed_splits, verify_index
+    from regionr1.data.shards import check_shards, indexed_splits, verify_index
 
     location = as_location(out)
     if splits is None:
         splits = tuple(indexed_splits(location)) if isinstance(location, Path) else SPLITS
-    print(describe([verify_index(location, split, checksums=True) for split in splits]))
+    indices = [verify_index(location, split, checksums=True) for split in splits]
+    for index in indices:
+        for added in index.scorers:
+            check_shards(location, added.shards, checksums=True)
+    print(describe(indices))
 
 
 def premise(
@@ -138,7 +142,7 @@ def premise(
         root: Folder of the published files. With it, raw pixels re-rank the same pools as a
             baseline, which needs the candidates' images.
         split: Which split to measure.
-        scorer: The scorer that the shards were made with.
+        scorer: The scorer that the shards were made with, or one that was added to them.
         out: JSON file for the table, beside printing it.
     """
     from regionr1.data.headroom import chance, headroom, reembed

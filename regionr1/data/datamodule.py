@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from regionr1.data.batch import QueryBatch
 from regionr1.data.location import as_location
-from regionr1.data.shards import ShardIndex, verify_index
+from regionr1.data.shards import ShardIndex, check_shards, verify_index
 from regionr1.data.stream import ShardStream, StartMethod, read_batches
 from regionr1.errors import UserError
 
@@ -86,7 +86,8 @@ class RerankDataModule(L.LightningDataModule):
     """Batches of queries with their candidate pools from WebDataset shards.
 
     Training is an endless stream, so steps and not epochs measure progress. Evaluation covers
-    every sample exactly once over all ranks and workers. Predict reads the test split.
+    every sample exactly once over all ranks and workers. Predict reads the test split. Embeddings
+    are those of the scorer that the shards were made with, until `use_scorer` names an added one.
 
     Args:
         shards: Folder that `regionr1 data shards` wrote, its URL (http, https, s3, gs), or
@@ -96,7 +97,7 @@ class RerankDataModule(L.LightningDataModule):
         num_workers: Loader processes per rank; 0 reads in the main process.
         shuffle_buffer: Undecoded samples each training worker holds for shuffling.
         seed: Of the training order.
-        expect_fingerprint: Refuse shards made with any other scorer.
+        expect_fingerprint: Refuse shards without embeddings of this scorer.
         verify_checksums: Hash every shard once before use, on the first rank. Sizes are always
             compared, on every rank. Remote shards are not read twice for this: one that is cut
             short is refused where it ends, and `regionr1 data verify` hashes them.
@@ -142,20 +143,43 @@ class RerankDataModule(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Check the shards a stage reads: whole, unaltered, all of the same scorer."""
-        first_rank = self.trainer is None or self.trainer.is_global_zero
-        local = isinstance(self.folder, Path)
         for split in _SPLITS[stage]:
             if split not in self._indices:
                 self._indices[split] = verify_index(
                     self.folder,
                     split,
                     expect_fingerprint=self.expect_fingerprint,
-                    checksums=self.verify_checksums and first_rank and local,
+                    checksums=self._checksums,
                 )
         self.fingerprint(stage)
 
+    @property
+    def _checksums(self) -> bool:
+        first_rank = self.trainer is None or self.trainer.is_global_zero
+        return self.verify_checksums and first_rank and isinstance(self.folder, Path)
+
+    def use_scorer(self, stage: str, fingerprint: str) -> bool:
+        """Read the embeddings of this scorer from now on, if all splits of ``stage`` hold them.
+
+        Returns:
+            Whether they do, and `expect_fingerprint` does not name another one.
+
+        Raises:
+            UserError: They are damaged.
+        """
+        if self.expect_fingerprint not in (None, fingerprint):
+            return False
+        found = {split: self.index(split).seen_by(fingerprint) for split in _SPLITS[stage]}
+        seen = {split: index for split, index in found.items() if index is not None}
+        if len(seen) < len(found):
+            return False
+        for index in seen.values():
+            check_shards(self.folder, index.embeddings, self._checksums)
+        self._indices |= seen
+        return True
+
     def fingerprint(self, stage: str) -> str:
-        """Fingerprint of the scorer that made the shards of ``stage``; call after `setup`.
+        """Fingerprint of the scorer whose embeddings ``stage`` reads; call after `setup`.
 
         Raises:
             UserError: The stage's splits were made with different scorers.

@@ -74,18 +74,25 @@ def kb_identity(source: Source, scorer: Scorer, options: EmbedOptions) -> dict[s
 
 
 def kb_items(
-    source: Source, seen: Callable[[Entity], object] = lambda entity: None
+    source: Source,
+    seen: Callable[[Entity], object] = lambda entity: None,
+    wanted: Callable[[str, str], bool] = lambda entity, image: True,
 ) -> Iterator[Item]:
-    """Every image of the knowledge base that has a file; ``seen`` is told every entity."""
+    """Every wanted image of the knowledge base that has a file; ``seen`` is told every entity."""
     for entity in source.entities():
         seen(entity)
         for path in entity.image_paths:
             name = path.relative_to(source.root).as_posix()
-            yield Item(entity.id, name, path, entity.text)
+            if wanted(entity.id, name):
+                yield Item(entity.id, name, path, entity.text)
 
 
 def embed_kb(
-    source: Source, scorer: Scorer, work: Path, options: EmbedOptions
+    source: Source,
+    scorer: Scorer,
+    work: Path,
+    options: EmbedOptions,
+    wanted: Callable[[str, str], bool] = lambda entity, image: True,
 ) -> Callable[[], None]:
     """Embed every usable image of the knowledge base with its entity's text.
 
@@ -97,6 +104,7 @@ def embed_kb(
         scorer: The frozen dual encoder.
         work: The work folder.
         options: How.
+        wanted: Told an entity and one of its images, says whether to embed it.
 
     Returns:
         What the first process must call once every process is here.
@@ -119,7 +127,7 @@ def embed_kb(
             "unreadable KB image",
         )
 
-    with _progress("embed knowledge base", lambda: _count(kb_items(source))) as bar:
+    with _progress("embed knowledge base", lambda: _count(kb_items(source, wanted=wanted))) as bar:
         try:
             with names.open("w", encoding="utf-8") as file:
 
@@ -129,8 +137,8 @@ def embed_kb(
                         counts[NO_FILE] += entity.n_unresolved
 
                 n_parts = write_parts(
-                    folder, kb_items(source, seen), embed, options.part_size, options.dtype,
-                    options.rank, options.world_size, bar.update,
+                    folder, kb_items(source, seen, wanted), embed, options.part_size,
+                    options.dtype, options.rank, options.world_size, bar.update,
                 )  # fmt: skip
         except OSError as error:
             raise UserError(f"{folder}: cannot be written ({error.strerror}).") from error

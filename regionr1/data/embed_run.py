@@ -10,6 +10,7 @@ import torch
 from torch.multiprocessing import ProcessRaisedException
 
 from regionr1.data.embed import EmbedOptions, embed_kb, embed_queries
+from regionr1.data.pooled import Pooled
 from regionr1.data.source import SourceName, open_source
 from regionr1.data.store_writer import StoreDtype
 from regionr1.errors import UserError
@@ -37,6 +38,7 @@ class EmbedJob:
         batch_size: Images per scorer call.
         part_size: Images of a part.
         dtype: Of the embeddings on disk.
+        pooled: File of the candidates to embed; None embeds the whole knowledge base.
     """
 
     root: Path
@@ -49,7 +51,8 @@ class EmbedJob:
     skip_missing: bool
     batch_size: int
     part_size: int
-    dtype: StoreDtype
+    dtype: StoreDtype = "float32"
+    pooled: Path | None = None
 
 
 def run_embedding(job: EmbedJob, devices: int = 1, accelerator: str = "auto") -> None:
@@ -69,7 +72,7 @@ def run_embedding(job: EmbedJob, devices: int = 1, accelerator: str = "auto") ->
         if value < 1:
             raise UserError(f"{name}={value}: must be at least 1.")
     if devices == 1:
-        _embed(job, 0, 1, _device(accelerator), None)
+        _embed(job, 0, 1, device_of(accelerator), None)
         return
     from lightning.fabric import Fabric
 
@@ -93,7 +96,11 @@ def _embed(
     source = open_source(job.source, job.root, job.kb, job.include_two_hop)
     scorer = load_scorer(job.scorer).to(device).eval()
     options = EmbedOptions(job.batch_size, job.part_size, job.dtype, rank, world_size)
-    completes = [embed_kb(source, scorer, job.work, options)]
+    if job.pooled is None:
+        completes = [embed_kb(source, scorer, job.work, options)]
+    else:
+        pooled = Pooled.load(job.pooled)
+        completes = [embed_kb(source, scorer, job.work, options, lambda *pair: pair in pooled)]
     for split in job.splits:
         completes.append(embed_queries(source, scorer, job.work, split, job.skip_missing, options))
     if fabric is not None:
@@ -103,7 +110,8 @@ def _embed(
             complete()
 
 
-def _device(accelerator: str) -> torch.device:
+def device_of(accelerator: str) -> torch.device:
+    """The device that ``auto``, ``cpu`` or ``gpu`` means here."""
     gpu = torch.cuda.is_available()
     if accelerator == "gpu" and not gpu:
         raise UserError("accelerator=gpu: torch finds no GPU here; use cpu or auto.")

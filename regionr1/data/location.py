@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import webdataset as wds
+from webdataset.gopen import gopen_schemes
 
+from regionr1.data.s3 import open_s3
 from regionr1.errors import UserError
 
 SCHEMES = ("http", "https", "s3", "gs", "file", "pipe")
+gopen_schemes.setdefault("s3", open_s3)  # unless USE_AIS_FOR has them read through AIStore
 # webdataset hands URLs to curl and its kin through a shell.
 _SAFE_URL = re.compile(r"[A-Za-z0-9+.-]+://[A-Za-z0-9@:%._~/+=,-]*")
 

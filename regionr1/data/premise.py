@@ -15,7 +15,8 @@ def premise(indices: Sequence[ShardIndex]) -> str:
 
     Returns:
         Per split: pairs read and kept, pool recall (the ceiling of every R@K after re-ranking)
-        and the full image's CondR@1; then everything left out or counted as a miss, by reason.
+        and the full image's CondR@1; then the scorers that were added, and everything left out or
+        counted as a miss, by reason.
     """
     first = indices[0]
     kb = first.knowledge_base
@@ -29,6 +30,14 @@ def premise(indices: Sequence[ShardIndex]) -> str:
             f"{index.split:<8}{index.n_read:>9,}{index.n_samples:>9,}"
             f"{index.pool_recall:>13.3f}{index.full_cond_recall_at_1:>14.3f}"
         )
+    for index in indices:
+        for added in () if index.main else index.scorers:
+            seen = index.seen_by(added.fingerprint)
+            assert seen is not None
+            lines.append(
+                f"{index.split}: scorer {added.fingerprint} added, D={added.dim}: "
+                f"full CondR@1 {seen.full_cond_recall_at_1:.3f}"
+            )
     for index in indices:
         for group, values in index.groups.items():
             if len(values) > 1:  # one value is the whole split again

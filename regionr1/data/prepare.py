@@ -41,6 +41,7 @@ from regionr1.data.search import (
 from regionr1.data.shards import (
     FORMAT,
     VERSION,
+    AddedScorer,
     ShardIndex,
     index_path,
     load_index,
@@ -290,7 +291,7 @@ def _write(
                     f"{split.misses.total} pools); check that the gold entities are the "
                     "knowledge base's keys, or raise k."
                 )
-            ShardIndex(
+            index = ShardIndex(
                 split=split.name,
                 source=kb.identity["source"],
                 k=split.pools.k,
@@ -306,12 +307,23 @@ def _write(
                 built_from=built_from,
                 shards=files,
                 groups=split.groups,
-            ).save(staging)
+            )
+            index.scorers = _added_to_same(out, index)
+            index.save(staging)
         _publish(staging, out, [split.name for split, _ in work])
     except OSError as error:
         raise UserError(f"{out}: writing shards failed ({error}).") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _added_to_same(out: Path, index: ShardIndex) -> list[AddedScorer]:
+    """Other scorers' embeddings that ``out`` holds of the very shards that were written again."""
+    try:
+        found = load_index(out, index.split)
+    except UserError:
+        return []
+    return found.scorers if found.shards == index.shards else []
 
 
 def _publish(staging: Path, out: Path, splits: list[str]) -> None:
@@ -325,3 +337,7 @@ def _publish(staging: Path, out: Path, splits: list[str]) -> None:
         for tar in sorted(staging.glob(f"{split}-[0-9]*.tar")):
             tar.replace(out / tar.name)
         index_path(staging, split).replace(index_path(out, split))
+        kept = {s.name for scorer in load_index(out, split).scorers for s in scorer.shards}
+        for old in out.glob(f"scorer-*/{split}-[0-9]*.tar"):
+            if f"{old.parent.name}/{old.name}" not in kept:
+                old.unlink()

@@ -1,7 +1,8 @@
 """One query of a shard: its file layout inside the tar, written and read in one place.
 
 A sample is four files: ``<key>.query.jpg`` (or ``.query.png``), ``<key>.json``,
-``<key>.candidates.npy`` (K, D) float32 and ``<key>.full.npy`` (D,) float32.
+``<key>.candidates.npy`` (K, D) float32 and ``<key>.full.npy`` (D,) float32. Another scorer's tars
+hold the last two only.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from regionr1.data.images import open_image
 from regionr1.data.records import Box
 from regionr1.errors import UserError
 
+EMBEDDINGS = ("candidates.npy", "full.npy")
+
 
 @dataclass(slots=True)
 class ShardSample:
@@ -31,7 +34,8 @@ class ShardSample:
         cluster: Entity cluster for bootstrap intervals.
         question_type: As published.
         source: Image collection.
-        candidate_ids: Entity of each of the K candidates, best first by the full image.
+        candidate_ids: Entity of each of the K candidates, best first by the full image as the
+            scorer saw it that the shards were made with.
         candidate_images: KB image of each candidate, relative to the data folder.
         labels: (K,) bool: candidate belongs to a gold entity.
         candidates: (K, D) float32, unit norm.
@@ -83,9 +87,19 @@ def encode_sample(sample: ShardSample, image_extension: str, image_bytes: bytes)
         "__key__": sample.key,
         image_extension: image_bytes,
         "json": json.dumps(record, ensure_ascii=False).encode(),
-        "candidates.npy": _npy_bytes(sample.candidates),
-        "full.npy": _npy_bytes(sample.full),
+        **encode_embeddings(sample.candidates, sample.full),
     }
+
+
+def encode_embeddings(candidates: np.ndarray, full: np.ndarray) -> dict[str, bytes]:
+    """The two files of a sample that depend on the scorer: (K, D) and (D,)."""
+    return {"candidates.npy": _npy_bytes(candidates), "full.npy": _npy_bytes(full)}
+
+
+def with_embeddings(raw: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """An undecoded sample with the embeddings of another tar's sample instead of its own."""
+    kept = {name: value for name, value in raw.items() if name not in EMBEDDINGS}
+    return kept | {name: other[name] for name in EMBEDDINGS if name in other}
 
 
 def decode_sample(raw: dict[str, Any], where: str) -> ShardSample:

@@ -103,6 +103,47 @@ def pool(
             print(f"{split}: {n:,} x {reason}")
 
 
+def add_scorer(
+    shards: str | Path,
+    root: Path,
+    scorer: str,
+    kb: str | None = None,
+    splits: tuple[str, ...] | None = None,
+    batch_size: int = 64,
+    part_size: int = 4096,
+    devices: int = 1,
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto",
+) -> None:
+    """Add another scorer's embeddings to shards; run again after a kill, it goes on.
+
+    Queries, candidates, their order and their labels stay as the shards' own scorer found them:
+    only scores change. ``fit``, ``test`` and ``premise`` with that scorer then read these.
+
+    Args:
+        shards: The shard folder.
+        root: Folder of the published files that the shards were built from.
+        scorer: The scorer to add: a YAML file as in ``conf/scorer/``, weights, or its name.
+        kb: Name of the knowledge-base file in ``root``; by default the layout's usual one.
+        splits: To which splits; by default those in the folder.
+        batch_size: Images per scorer call.
+        part_size: Candidates of a part; a killed run loses at most one part per process.
+        devices: Processes that embed the candidates, one per GPU or several on the CPU.
+        accelerator: Where the scorer runs; ``auto`` takes GPUs if there are any.
+    """
+    from regionr1.data.add_scorer import AddOptions
+    from regionr1.data.add_scorer import add_scorer as add
+    from regionr1.data.location import Remote, as_location
+    from regionr1.data.premise import premise
+    from regionr1.data.shards import indexed_splits
+
+    folder = as_location(shards)
+    if isinstance(folder, Remote):
+        raise UserError(f"{folder}: embeddings are added to shards in a folder; copy them first.")
+    options = AddOptions(batch_size, part_size, devices, accelerator)
+    known = indexed_splits(folder)
+    print(premise(add(folder, root, scorer, splits or known, kb, options)))
+
+
 def describe(out: Path) -> None:
     """Say what shards hold, from their index alone.
 

@@ -99,6 +99,11 @@ def part_path(folder: Path, number: int, end: str) -> Path:
     return folder / f"part-{number:06d}.{end}"
 
 
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows of length 1: halves on disk are unit vectors only nearly."""
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
+
+
 class EmbeddingStore:
     """A complete store.
 
@@ -145,15 +150,14 @@ class EmbeddingStore:
         for n, row in enumerate(rows):
             part = bisect.bisect_right(self._starts, int(row)) - 1
             found[n] = self._part(part)[int(row) - self._starts[part]]
-        # Halves on disk are unit vectors only nearly.
-        return found / np.linalg.norm(found, axis=1, keepdims=True).clip(min=1e-12)
+        return unit(found)
 
     def blocks(self) -> Iterator[np.ndarray]:
         """All vectors in row order, a part at a time, float32."""
         for part in range(len(self._starts)):
             block = np.asarray(self._part(part), dtype=np.float32)
             if len(block):
-                yield block / np.linalg.norm(block, axis=1, keepdims=True).clip(min=1e-12)
+                yield unit(block)
 
     def row(self, row: int) -> tuple[str, str]:
         """Owner and data of a row."""
@@ -168,6 +172,11 @@ class EmbeddingStore:
         """Rows of one owner."""
         query = "SELECT row FROM rows WHERE owner = ? ORDER BY row"
         return [row for (row,) in self._db.execute(query, (owner,))]
+
+    def find(self, owner: str, data: str) -> int | None:
+        """The first row of an owner with this data."""
+        query = "SELECT min(row) FROM rows WHERE owner = ? AND data = ?"
+        return self._db.execute(query, (owner, data)).fetchone()[0]
 
     def knows(self, owner: str) -> bool:
         """Whether the knowledge base has this entity, with or without a usable image."""

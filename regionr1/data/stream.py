@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from regionr1.data.batch import QueryBatch, collate
 from regionr1.data.location import Location, Remote, url_of
-from regionr1.data.samples import ShardSample, decode_sample
-from regionr1.data.shards import ShardFile, ShardIndex
+from regionr1.data.samples import ShardSample, decode_sample, with_embeddings
+from regionr1.data.shards import ShardFile, ShardIndex, mend
 from regionr1.errors import UserError
 
 StartMethod = Literal["fork", "spawn", "forkserver"]
@@ -154,7 +154,7 @@ class ShardStream(IterableDataset[QueryBatch | StreamFailure]):
             # All consumers must agree on the order, or their runs would overlap.
             random.Random(f"{self.seed}/{number}").shuffle(order)
         slices = plan_slices([shard.samples for shard in shards], order, consumer, consumers)
-        stream = (sample for part in slices for sample in _read_slice(self.folder, shards, part))
+        stream = (sample for part in slices for sample in read_slice(self.folder, self.index, part))
         if not self.endless:
             return stream
         rng = random.Random(f"{self.seed}/{number}/{consumer}")
@@ -175,10 +175,33 @@ def read_samples(folder: Location, index: ShardIndex) -> Iterator[ShardSample]:
     return ShardStream(folder, index, batch_size=1)._samples(0, 1)
 
 
-def _read_slice(
-    folder: Location, shards: Sequence[ShardFile], part: Slice
+def read_slice(
+    folder: Location, index: ShardIndex, part: Slice
 ) -> Iterator[tuple[dict[str, Any], str]]:
-    shard = shards[part.shard]
+    """Undecoded samples of a shard, each with the shard's location for error messages.
+
+    Where the embeddings are another scorer's, its tar is read along, one sample at a time.
+
+    Raises:
+        UserError: A tar is corrupt or shorter than the index says, or the two do not match.
+    """
+    samples = _members(folder, index.shards[part.shard], part)
+    if not index.embeddings:
+        yield from samples
+        return
+    other = index.embeddings[part.shard]
+    for (raw, where), (more, there) in zip(samples, _members(folder, other, part), strict=True):
+        if raw["__key__"] != more["__key__"]:
+            raise UserError(
+                f"{there}: has sample {more['__key__']} where {where} has {raw['__key__']}, so it "
+                f"belongs to other shards; {mend(other)}."
+            )
+        yield with_embeddings(raw, more), where
+
+
+def _members(
+    folder: Location, shard: ShardFile, part: Slice
+) -> Iterator[tuple[dict[str, Any], str]]:
     path = folder.of(shard.name) if isinstance(folder, Remote) else folder / shard.name
     n = 0
     try:
@@ -192,11 +215,10 @@ def _read_slice(
         # webdataset appends the stream to the arguments; only the first says what is wrong.
         reason = error.args[0] if error.args else type(error).__name__
         raise UserError(
-            f"{path}: shard is corrupt after {n} samples ({reason}); copy or build it again."
+            f"{path}: shard is corrupt after {n} samples ({reason}); {mend(shard)}."
         ) from error
     raise UserError(
-        f"{path}: shard ends after {n} samples where its index says {shard.samples}; copy or "
-        "build it again."
+        f"{path}: shard ends after {n} samples where its index says {shard.samples}; {mend(shard)}."
     )
 
 

@@ -32,7 +32,8 @@ class Views(NamedTuple):
 class RewardReranker(LightningModule):
     """A frozen dual encoder over stored candidates: only crops are ever encoded here.
 
-    Candidate and full-image embeddings come with the batch, made once by `regionr1 data shards`.
+    Candidate and full-image embeddings come with the batch, made once by `regionr1 data shards`, or
+    by `regionr1 data add-scorer` where the shards were made with another scorer.
 
     Args:
         scorer: `builtin`, a YAML file such as those in `conf/scorer/`, or the path of weights
@@ -45,6 +46,7 @@ class RewardReranker(LightningModule):
         super().__init__()
         if remember < 0:
             raise UserError(f"remember must be at least 0 crops, not {remember}")
+        self.name = scorer
         self.scorer = load_scorer(scorer)
         self.remember = remember
         self.memory: OrderedDict[tuple[str, BoxPx], Tensor] = OrderedDict()
@@ -54,7 +56,7 @@ class RewardReranker(LightningModule):
         return super().train(False)
 
     def fingerprint(self) -> str:
-        """The scorer's fingerprint, which the shards must carry too."""
+        """The scorer's fingerprint, whose embeddings the shards must hold."""
         return self.scorer.fingerprint()
 
     def views(

@@ -144,12 +144,14 @@ class RGRPO(LightningModule):
         self.check_data(self.trainer.datamodule, stage)  # type: ignore[attr-defined]
 
     def check_data(self, datamodule: RerankDataModule, stage: str) -> None:
-        """Refuses shards whose embeddings another scorer made."""
-        made_with = datamodule.fingerprint(stage)
-        if made_with != self.reranker.fingerprint():
+        """Has the re-ranker's embeddings read, and refuses shards that do not hold them."""
+        made_with, wanted = datamodule.fingerprint(stage), self.reranker.fingerprint()
+        if made_with != wanted and not datamodule.use_scorer(stage, wanted):
             raise UserError(
                 f"the shards were made by scorer {made_with}, but model.reranker is scorer "
-                f"{self.reranker.fingerprint()}: make shards with this scorer or set the other one"
+                f"{wanted}: add its embeddings with `regionr1 data add-scorer --shards "
+                f"{datamodule.folder} --root ROOT --scorer {self.reranker.name}`, make shards with "
+                "this scorer, or set the other one"
             )
 
     # ---- training -------------------------------------------------------------------------------
