@@ -99,6 +99,7 @@ def test_from_nothing_to_predictions(workspace, tiny_policy, capsys) -> None:
     assert {row["n"] for row in table} == {10} and {row["n_skipped"] for row in table} == {0}
     assert all(set(METRICS) <= set(row) | set(row.get("metrics", {})) for row in table)
     assert all(method in printed for method in METHODS) and "CondR@1" in printed
+    assert (home / "artifacts" / "environment_test.json").is_file()
     for suffix in ("md", "csv"):
         assert (home / "artifacts" / f"test_table.{suffix}").stat().st_size > 200
     parts = json.loads((home / "artifacts" / "test_table_by_part.json").read_text())

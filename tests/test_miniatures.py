@@ -65,7 +65,7 @@ def test_folder_to_test_table(workspace, layout, policy, scorer, more, capsys) -
     assert main(["test", *options(Path("shards"), folder, 1, str(made_by))]) == 0
     table = capsys.readouterr().out
     assert all(name in table for name in ("policy_region", "better_of", "CondR@1"))
-    assert ("type templated: policy" in table) == (layout == "evqa")
+    assert ("source inaturalist: policy" in table) == (layout == "evqa")
     assert ("subset unseen_entity: policy" in table) == (layout in ("official", "echosight"))
     _, found = runs(workspace)
     assert len(found) == 2 and {run.info.status for run in found} == {"FINISHED"}

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from mlflow.entities import RunTag
 
 from regionr1.data.datamodule import RerankDataModule
@@ -34,7 +35,8 @@ class Provenance(Callback):
             logger.run_id, tags=[RunTag(key, value) for key, value in tags.items()]
         )
         text = json.dumps(environment(trainer), indent=1) + "\n"
-        name = ENVIRONMENT if stage == "fit" else f"environment_{stage}.json"
+        verb = TrainerFn(stage).value
+        name = ENVIRONMENT if verb == "fit" else f"environment_{verb}.json"
         logger.experiment.log_text(logger.run_id, text, name)
 
 
