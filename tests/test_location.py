@@ -4,19 +4,17 @@ import io
 import json
 import tarfile
 import threading
-from collections import Counter
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from evqa_files import make_shards
+from remote_shards import check_the_same_samples, check_two_ranks_of_two_workers, keys
 
-from regionr1.data import commands
 from regionr1.data.datamodule import RerankDataModule
 from regionr1.data.location import Remote, as_location
 from regionr1.data.shards import load_index, verify_index
-from regionr1.data.stream import ShardStream, read_batches, read_samples
 from regionr1.errors import UserError
 
 
@@ -43,16 +41,8 @@ def remote(request, shards, served) -> str:
     return served if request.param == "http" else f"pipe:cat {shards}/{{name}}"
 
 
-def keys(location) -> list[str]:
-    return [sample.key for sample in read_samples(location, load_index(location, "test"))]
-
-
 def test_the_same_samples_from_everywhere(shards, remote, capsys) -> None:
-    assert keys(as_location(remote)) == keys(shards)
-    commands.verify(remote)
-    there = capsys.readouterr().out
-    commands.verify(shards, splits=("train", "val", "test"))
-    assert there == capsys.readouterr().out
+    check_the_same_samples(remote, shards, capsys)
 
 
 def test_datamodule_reads_a_url(shards, remote) -> None:
@@ -64,13 +54,7 @@ def test_datamodule_reads_a_url(shards, remote) -> None:
 
 @pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
 def test_two_ranks_of_two_workers_share_remote_shards(served, start_method) -> None:
-    location = as_location(served)
-    index = load_index(location, "test")
-    seen: Counter = Counter()
-    for rank in range(2):
-        stream = ShardStream(location, index, 3, rank=rank, world_size=2)
-        seen.update(key for batch in read_batches(stream, 2, start_method) for key in batch.keys)
-    assert len(seen) == index.n_samples and set(seen.values()) == {1}
+    check_two_ranks_of_two_workers(served, start_method)
 
 
 def test_missing_and_damaged_remote_shards(shards, served, tmp_path) -> None:

@@ -3,19 +3,16 @@
 import shutil
 import socket
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
 from evqa_files import make_shards
-from test_location import keys
+from remote_shards import check_the_same_samples, check_two_ranks_of_two_workers, keys
 
-from regionr1.data import commands
 from regionr1.data.datamodule import RerankDataModule
 from regionr1.data.location import as_location
 from regionr1.data.shards import load_index, verify_index
 from regionr1.data.stage_commands import add_scorer
-from regionr1.data.stream import ShardStream, read_batches
 from regionr1.errors import UserError
 from regionr1.modules.scorer import PixelScorer
 
@@ -61,11 +58,7 @@ URL = "s3://bucket/some/shards"
 
 
 def test_the_same_samples_as_in_the_folder(stored, shards, capsys) -> None:
-    assert keys(as_location(URL)) == keys(shards)
-    commands.verify(URL)
-    there = capsys.readouterr().out
-    commands.verify(shards, splits=("train", "val", "test"))
-    assert there == capsys.readouterr().out
+    check_the_same_samples(URL, shards, capsys)
     data = RerankDataModule(URL + "/", eval_batch_size=5)
     data.setup("test")
     assert data.use_scorer("test", PixelScorer().fingerprint())
@@ -76,13 +69,7 @@ def test_the_same_samples_as_in_the_folder(stored, shards, capsys) -> None:
 
 @pytest.mark.parametrize("start_method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_two_ranks_of_two_workers(stored, start_method) -> None:
-    location = as_location(URL)
-    index = load_index(location, "test")
-    seen: Counter = Counter()
-    for rank in range(2):
-        stream = ShardStream(location, index, 3, rank=rank, world_size=2)
-        seen.update(key for batch in read_batches(stream, 2, start_method) for key in batch.keys)
-    assert len(seen) == index.n_samples and set(seen.values()) == {1}
+    check_two_ranks_of_two_workers(URL, start_method)
 
 
 def test_missing_and_damaged(stored, monkeypatch) -> None:

@@ -93,7 +93,7 @@ def encode_sample(sample: ShardSample, image_extension: str, image_bytes: bytes)
 
 def encode_embeddings(candidates: np.ndarray, full: np.ndarray) -> dict[str, bytes]:
     """The two files of a sample that depend on the scorer: (K, D) and (D,)."""
-    return {"candidates.npy": _npy_bytes(candidates), "full.npy": _npy_bytes(full)}
+    return dict(zip(EMBEDDINGS, map(_npy_bytes, (candidates, full)), strict=True))
 
 
 def with_embeddings(raw: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

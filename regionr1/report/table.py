@@ -174,15 +174,11 @@ def metrics_table(
     return table
 
 
-def grouped_table(
-    outcomes: Iterable[Outcome], methods: Sequence[str] = GROUPED, resamples: int = 1000
-) -> list[MethodRow]:
-    """The chosen rows of the test table for every part of the split.
+def grouped_table(outcomes: Iterable[Outcome]) -> list[MethodRow]:
+    """The rows GROUPED of the test table for every part of the split.
 
     Args:
         outcomes: All outcomes of all methods.
-        methods: The rows to tell for each part, where there are any.
-        resamples: Bootstrap draws.
 
     Returns:
         Rows whose method reads `type automatic: policy`, in alphabetical order of the parts. What
@@ -190,13 +186,13 @@ def grouped_table(
     """
     parts: dict[str, dict[str, list[Outcome]]] = {}
     for outcome in outcomes:
-        if outcome.method in methods:
+        if outcome.method in GROUPED:
             for name, value in outcome.groups.items():
                 parts.setdefault(name, {}).setdefault(value, []).append(outcome)
     table = []
     for name, by_value in sorted(parts.items()):
         for value, members in sorted(by_value.items() if len(by_value) > 1 else ()):
-            for row in metrics_table(members, resamples=resamples):
+            for row in metrics_table(members):
                 row.method = f"{name} {value}: {row.method}"
                 table.append(row)
     return table
