@@ -1,4 +1,4 @@
-"""LoRA on the language model: made, loaded and saved, the vision tower frozen."""
+"""LoRA on the policy: made, loaded and saved."""
 
 import re
 from collections.abc import Mapping
@@ -33,8 +33,7 @@ def add_lora(
     """Wrap the policy with LoRA; everything else is frozen.
 
     Raises:
-        UserError: `targets` matches nothing or reaches the vision tower. Vision features are
-            computed once per query without gradient, so an adapter there would never train.
+        UserError: `targets` matches nothing.
     """
     if rank < 1:
         raise UserError(f"lora_rank must be at least 1, not {rank}")
@@ -42,10 +41,9 @@ def add_lora(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, bias="none"
     )
     try:
-        model = get_peft_model(base, lora)
+        return get_peft_model(base, lora)
     except (ValueError, re.error) as error:
         raise UserError(f"lora_targets {targets!r}: {error}") from error
-    return _check_frozen(model, f"lora_targets {targets!r}")
 
 
 def load_lora(base: Qwen2_5_VLForConditionalGeneration, folder: str) -> PeftModel:
@@ -58,21 +56,9 @@ def load_lora(base: Qwen2_5_VLForConditionalGeneration, folder: str) -> PeftMode
         if not (Path(folder) / name).is_file():
             raise UserError(f"{folder}: no {name}; give a folder that save_adapter wrote")
     try:
-        model = PeftModel.from_pretrained(base, folder, is_trainable=True)
+        return PeftModel.from_pretrained(base, folder, is_trainable=True)
     except (ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder}: this adapter does not fit the policy ({error})") from error
-    return _check_frozen(model, folder)
-
-
-def _check_frozen(model: PeftModel, where: str) -> PeftModel:
-    tower = {id(parameter) for parameter in model.get_base_model().model.visual.parameters()}
-    for name, parameter in model.named_parameters():
-        if id(parameter) in tower and parameter.requires_grad:
-            raise UserError(
-                f"{where} reaches the vision tower ({name}), whose features are computed once and "
-                "frozen; restrict the targets to the language model"
-            )
-    return model
 
 
 def adapter_state(model: PeftModel) -> dict[str, Tensor]:

@@ -28,11 +28,12 @@ from regionr1.modules.vision_cache import VisionCache
 
 
 class CropPolicy(LightningModule):
-    """A frozen Qwen2-VL, Qwen2.5-VL, Qwen3-VL, InternVL or SmolVLM with LoRA on its language model.
+    """A frozen Qwen2-VL, Qwen2.5-VL, Qwen3-VL, InternVL or SmolVLM with LoRA.
 
     Boxes are read in the numbers that the family writes: pixels of the image as the model saw it
     (Qwen2.5-VL), or thousandths of its sides (the others). The prompt should ask for these.
-    A query is processed, seen and prefilled once, whatever the group size.
+    A query is processed, seen and prefilled once, whatever the group size. Only where the adapter
+    reaches the vision tower, every pass sees the images again.
 
     Args:
         model: `builtin`, a local folder, or a hub id with `revision`. Safetensors only, and
@@ -42,7 +43,8 @@ class CropPolicy(LightningModule):
         lora_rank: Rank of the adapter.
         lora_alpha: Its scale is alpha / rank.
         lora_dropout: Dropout on the adapter's input, in training passes only; never in sampling.
-        lora_targets: Regular expression over module names; must stay off the vision tower.
+        lora_targets: Regular expression over module names, by default the language model's linear
+            layers; or `all-linear`, those of the vision tower too.
         temperature: Of sampling and of log-probabilities.
         max_new_tokens: Most tokens of a completion.
         grammar: Let answers follow the grammar only: scaffolding is fed in blocks, only the
@@ -58,7 +60,7 @@ class CropPolicy(LightningModule):
         gradient_checkpointing: Trade compute for memory in the loss pass; needs `packed` or
             `dense`.
         vision_cache: Folder in which vision features are kept from epoch to epoch; see
-            `regionr1.modules.vision_cache`.
+            `regionr1.modules.vision_cache`. Not with an adapter on the vision tower.
         self_check: Compare logprob_path with `dense` on the first batch, gradients included, and
             stop if they differ.
 
@@ -127,7 +129,14 @@ class CropPolicy(LightningModule):
             if adapter is not None
             else lora.add_lora(base, lora_rank, lora_alpha, lora_dropout, lora_targets)
         )
-        self.vision = VisionCache(self.base, vision_cache)
+        self.vision = None
+        if not any(parameter.requires_grad for parameter in self.base.model.visual.parameters()):
+            self.vision = VisionCache(self.base, vision_cache)
+        elif vision_cache is not None:
+            raise UserError(
+                f"vision_cache={vision_cache} would keep features that training changes: leave it "
+                "out, or keep lora_targets off the vision tower"
+            )
         self.frame = family.frame
         self.prompt = prompt
         self.temperature = temperature
@@ -144,13 +153,14 @@ class CropPolicy(LightningModule):
         return self.vlm.get_base_model()
 
     def train(self, mode: bool = True) -> "CropPolicy":
-        """As usual, but the frozen vision tower stays in eval mode."""
+        """As usual, but a frozen vision tower stays in eval mode."""
         super().train(mode)
-        self.base.model.visual.eval()
+        if self.vision is not None:
+            self.base.model.visual.eval()
         return self
 
     def encode(self, images: Sequence[Image.Image], questions: Sequence[str]) -> Prompt:
-        """Process B images and questions and compute their vision features, once per query."""
+        """Process B images and questions; a frozen tower sees them here, once per query."""
         with self.stage("processor"):
             inputs = process(self.processor, images, questions, self.prompt)
         with self.stage("vision"):

@@ -11,7 +11,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from regionr1.errors import UserError
 from regionr1.modules.tiles import tiled_inputs
-from regionr1.modules.vision_cache import VisionCache
+from regionr1.modules.vision_cache import VisionCache, image_features
 
 
 @dataclass
@@ -28,7 +28,8 @@ class Prompt:
         image_grid_thw: (B, 3) patches of each image, or its tiles; see `regionr1.modules.tiles`.
         seen_hw: (B, 2) height and width in pixels of the image that the model saw; of tiles, of the
             one that shows the whole image.
-        features: (sum of image tokens, hidden) vision features, constant: the tower is frozen.
+        features: (sum of image tokens, hidden) vision features, constant; None if the tower trains.
+        pixel_values: What the tower is shown by every pass, if it trains.
     """
 
     input_ids: Tensor
@@ -39,13 +40,20 @@ class Prompt:
     next_position: Tensor
     image_grid_thw: Tensor
     seen_hw: Tensor
-    features: Tensor
+    features: Tensor | None
+    pixel_values: Tensor | None = None
 
     def embeddings(self, model: Qwen2_5_VLForConditionalGeneration) -> Tensor:
         """(B, P, hidden) token embeddings with the vision features in their places."""
         embedded = model.get_input_embeddings()(self.input_ids)
+        features = self.features
+        if features is None:
+            assert self.pixel_values is not None
+            rows = image_features(model, self.pixel_values, self.image_grid_thw)
+            features = torch.cat(list(rows))
+            check_count(self.image_mask, features)
         where = self.image_mask.unsqueeze(-1)
-        return embedded.masked_scatter(where, self.features.to(embedded.dtype))
+        return embedded.masked_scatter(where, features.to(embedded.dtype))
 
 
 def process(
@@ -134,13 +142,28 @@ def mrope_positions(model: Qwen2_5_VLForConditionalGeneration, inputs: dict[str,
     return positions
 
 
+def check_count(image_mask: Tensor, features: Tensor) -> None:
+    """Refuses image tokens (B, P) that are not as many as the features."""
+    if int(image_mask.sum()) != len(features):
+        raise UserError(
+            f"{int(image_mask.sum())} image tokens for {len(features)} vision features: the "
+            "processor's sizes differ from the model's"
+        )
+
+
 def build_prompt(
     model: Qwen2_5_VLForConditionalGeneration,
     inputs: dict[str, Tensor],
     seen_hw: Tensor,
-    vision: VisionCache,
+    vision: VisionCache | None,
 ) -> Prompt:
     """Join processed inputs, positions and vision features on the model's device.
+
+    Args:
+        model: The policy.
+        inputs: As `process` returns them.
+        seen_hw: As `seen_sizes` returns them.
+        vision: Of the frozen tower; None if the tower trains, and every pass shows it the pixels.
 
     Raises:
         UserError: No `mm_token_type_ids`, or as many image tokens as features is not the case.
@@ -148,13 +171,11 @@ def build_prompt(
     positions = mrope_positions(model, inputs)  # on the CPU: it loops over rows
     device = model.get_input_embeddings().weight.device
     grid = inputs["image_grid_thw"].to(device)
-    features = vision.features(inputs["pixel_values"], inputs["image_grid_thw"])
     types = inputs["mm_token_type_ids"]
-    if int((types == 1).sum()) != len(features):
-        raise UserError(
-            f"{int((types == 1).sum())} image tokens for {len(features)} vision features: the "
-            "processor's sizes differ from the model's"
-        )
+    features = None
+    if vision is not None:
+        features = vision.features(inputs["pixel_values"], inputs["image_grid_thw"])
+        check_count(types == 1, features)
     cpu = Prompt(
         input_ids=inputs["input_ids"],
         mask=inputs["attention_mask"].bool(),
@@ -165,5 +186,7 @@ def build_prompt(
         image_grid_thw=grid,
         seen_hw=seen_hw,
         features=features,
+        pixel_values=inputs["pixel_values"] if vision is None else None,
     )
-    return replace(cpu, **{name: value.to(device) for name, value in vars(cpu).items()})
+    present = {name: value for name, value in vars(cpu).items() if value is not None}
+    return replace(cpu, **{name: value.to(device) for name, value in present.items()})

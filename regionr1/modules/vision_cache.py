@@ -8,6 +8,7 @@ pixels, the image's size, the tower's weights and its dtype, so nothing can be t
 import hashlib
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +20,14 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from regionr1.errors import UserError
 
 NAME = "features"
+
+
+def image_features(
+    model: Qwen2_5_VLForConditionalGeneration, pixel_values: Tensor, image_grid_thw: Tensor
+) -> Sequence[Tensor]:
+    """(image tokens, hidden) of each image: one pass of the tower over all of them."""
+    output = model.get_image_features(pixel_values, image_grid_thw)
+    return getattr(output, "pooler_output", output)  # transformers < 5 returned it bare
 
 
 class VisionCache:
@@ -73,9 +82,8 @@ class VisionCache:
         missing = [i for i, key in enumerate(keys) if key not in known and key not in keys[:i]]
         if missing:
             shown = torch.cat([images[i] for i in missing]).to(device)
-            output = self.model.get_image_features(shown, image_grid_thw[missing].to(device))
-            # transformers < 5 returned it bare
-            for i, row in zip(missing, getattr(output, "pooler_output", output), strict=True):
+            rows = image_features(self.model, shown, image_grid_thw[missing].to(device))
+            for i, row in zip(missing, rows, strict=True):
                 known[keys[i]] = row
                 self._write(keys[i], row)
             self.computed += len(missing)

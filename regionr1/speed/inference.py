@@ -34,6 +34,7 @@ def inference(args: argparse.Namespace, policy: CropPolicy, device: torch.device
     policy.eval()
 
     def ours() -> None:
+        assert policy.vision is not None  # the tower is frozen
         policy.vision.last = {}
         evaluator.policy(batch, force_region=True)  # with a crop: the longer of the two answers
 

@@ -55,6 +55,7 @@ class Stepper:
     def ours(self) -> None:
         """Every query decoded, seen, prefilled and scored once."""
         batch = self.work.batch
+        assert self.policy.vision is not None  # the tower is frozen
         self.policy.vision.last = {}  # a new batch of images every step
         forced = torch.full((len(batch), self.group_size), int(Decision.REGION))
         if self.objective.decision != "exact":

@@ -1,0 +1,122 @@
+"""An adapter on the vision tower: nothing of the tower is reused, and everything else agrees."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_policy import build_tiny_policy
+from written_policy import OneBatch, colour_batch, module, move_adapter, trainer
+
+from regionr1.algorithm.answers import Decision
+from regionr1.errors import UserError
+from regionr1.modules.family import FAMILIES
+from regionr1.modules.policy import CropPolicy
+
+QUESTIONS = ["what?", "who painted this, and when?"]
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def family(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def folder(family, tmp_path_factory) -> str:
+    return str(build_tiny_policy(tmp_path_factory.mktemp("policy"), family=family))
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Image.Image]:
+    rng = np.random.default_rng(0)
+    sizes = [(50, 70), (130, 40)]
+    return [Image.fromarray(rng.integers(0, 255, (h, w, 3), np.uint8)) for w, h in sizes]
+
+
+def opened(folder: str, **options) -> CropPolicy:
+    torch.manual_seed(0)
+    policy = CropPolicy(folder, max_new_tokens=40, lora_targets="all-linear", **options)
+    move_adapter(policy)
+    return policy
+
+
+def gradients(policy: CropPolicy, rollouts) -> dict[str, torch.Tensor]:
+    policy.zero_grad()
+    result = policy.score(rollouts)
+    (result.logp.square().sum() + result.log_p_full.sum()).backward()
+    return {n: p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None}
+
+
+def in_tower(policy: CropPolicy) -> set[str]:
+    own = {id(parameter) for parameter in policy.base.model.visual.parameters()}
+    return {n for n, p in policy.named_parameters() if id(p) in own and p.requires_grad}
+
+
+def test_every_path_gives_the_same_gradients_in_the_tower_too(folder, family, images) -> None:
+    plain = opened(folder, logprob_path="dense")
+    assert plain.vision is None and len(in_tower(plain)) > 4
+    rollouts = plain.sample(images, QUESTIONS, 3, torch.tensor([[-1, Decision.REGION, -1]] * 2))
+    expected = gradients(plain, rollouts)
+    assert in_tower(plain) <= set(expected)
+    assert min(expected[name].norm() for name in in_tower(plain)) > 0
+    paths = [{"logprob_path": "two_pass"}]
+    if not FAMILIES[family].deepstack:
+        paths.append({"logprob_path": "packed", "gradient_checkpointing": True})
+    for options in paths:
+        policy = opened(folder, **options)
+        torch.testing.assert_close(policy.logprobs(rollouts), plain.logprobs(rollouts))
+        for name, grad in gradients(policy, rollouts).items():
+            assert (grad - expected[name]).norm() <= 2e-5 * expected[name].norm(), name
+
+
+def test_the_loss_goes_on_from_the_prefill_tower_and_all(folder, images) -> None:
+    policy = opened(folder)
+    passes = []
+    policy.base.model.visual.register_forward_pre_hook(lambda *_: passes.append(1))
+    rollouts = policy.sample(images, QUESTIONS, 3)
+    first = gradients(policy, rollouts)
+    assert len(passes) == 1, "rollout and loss share what the tower saw, gradient and all"
+    second = gradients(policy, rollouts)
+    assert len(passes) == 2 and set(first) == set(second) >= in_tower(policy)
+    for name, grad in second.items():
+        assert (first[name] - grad).norm() <= 2e-5 * grad.norm(), name
+
+
+def test_where_the_tower_has_not_moved_reuse_gives_the_same(folder, images) -> None:
+    seen_again, reused = opened(folder), CropPolicy(folder, max_new_tokens=40)
+    state = reused.adapter_state()
+    with torch.no_grad():
+        for name in in_tower(seen_again):
+            if "lora_B" in name:
+                seen_again.get_parameter(name).zero_()
+    moved = seen_again.adapter_state()
+    reused.load_adapter_state({name: moved[name] for name in state})
+    rollouts = reused.sample(images, QUESTIONS, 2)
+    torch.testing.assert_close(seen_again.logprobs(rollouts), reused.logprobs(rollouts))
+    expected, found = gradients(reused, rollouts), gradients(seen_again, rollouts)
+    for name, grad in expected.items():
+        assert (found[name] - grad).norm() <= 2e-5 * grad.norm(), name
+
+
+def test_with_the_adapter_off_it_is_the_model_that_was_opened(folder, images) -> None:
+    policy, untouched = opened(folder), CropPolicy(folder, max_new_tokens=40)
+    rollouts = policy.sample(images, QUESTIONS, 2)
+    reference = policy.logprobs(rollouts, use_adapter=False)
+    torch.testing.assert_close(reference, untouched.logprobs(rollouts, use_adapter=False))
+    assert not torch.allclose(reference, policy.logprobs(rollouts), atol=1e-3)
+
+
+def test_a_step_trains_the_tower_and_the_adapter_comes_back(folder, tmp_path) -> None:
+    policy = opened(folder)
+    before = {name: policy.get_parameter(name).clone() for name in in_tower(policy)}
+    trainer(1).fit(module(policy), OneBatch(colour_batch()))
+    assert any(not torch.equal(policy.get_parameter(n), old) for n, old in before.items())
+    policy.save_adapter(tmp_path)
+    again = CropPolicy(folder, adapter=str(tmp_path), max_new_tokens=40)
+    batch = colour_batch()
+    rollouts = policy.greedy(batch.images, batch.questions)
+    torch.testing.assert_close(again.logprobs(rollouts), policy.logprobs(rollouts))
+
+
+def test_its_features_are_not_kept_on_disk(folder, tmp_path) -> None:
+    with pytest.raises(UserError, match="vision_cache=.* lora_targets"):
+        opened(folder, vision_cache=str(tmp_path))
