@@ -4,7 +4,7 @@ Every round each row chooses one token and is fed a block: that token and all th
 Without a grammar nothing is forced and a block is one token.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -18,6 +18,10 @@ from regionr1.modules.tokens import FREE, AnswerTokens
 
 # Finished rows are dropped from the cache once this share is left: dropping copies the cache.
 COMPACT_BELOW = 0.75
+
+
+Stop = Callable[[Tensor, Tensor], Tensor]
+"""Of ids (N, L) and how many of each row are written (N,): which rows have ended, (N,) bool."""
 
 
 class Decoded(NamedTuple):
@@ -42,6 +46,7 @@ def decode(
     temperature: float | None,
     generator: torch.Generator | None = None,
     sides: Tensor | None = None,
+    stop: Stop | None = None,
 ) -> Decoded:
     """Complete every row of the plan.
 
@@ -56,6 +61,7 @@ def decode(
         temperature: Of sampling; None picks the most probable token.
         generator: Source of randomness on the model's device; None for torch's own.
         sides: (B, 2) largest y and x that a box can hold, `CoordFrame.sides`; for the grammar.
+        stop: Which rows have ended by another token than those that always end one.
     """
     if model.training:
         raise RuntimeError("decode needs eval mode: train mode may drop the cache silently")
@@ -77,10 +83,12 @@ def decode(
         draws = torch.rand(shape, dtype=torch.float64, device=device, generator=generator)
     rows = (~dictated).nonzero().squeeze(1)
     if len(rows):
-        run = _Run(model, prefix.select(rows // group), tokens, plan, rows, ids, states)
+        run = _Run(model, prefix.select(rows // group), tokens, plan, rows, ids, states, stop)
         run.complete(temperature, draws)
     ends = torch.isin(ids, tokens.eos)
     mask = (ends.cumsum(1) - ends.long()) == 0  # nothing ended before this token
+    if len(rows):
+        mask &= torch.arange(length, device=mask.device) < run.lengths[:, None]
     longest = int(mask.sum(1).max())
     return Decoded(
         ids[:, :longest], mask[:, :longest], None if states is None else states[:, :longest]
@@ -99,11 +107,13 @@ class _Run:
         rows: Tensor,
         ids: Tensor,
         states: Tensor | None,
+        stop: Stop | None = None,
     ) -> None:
         self.model, self.prefix, self.tokens = model, prefix, tokens
-        self.rows, self.ids, self.states = rows, ids, states
+        self.rows, self.ids, self.states, self.stop = rows, ids, states, stop
         self.plan, self.length = plan[rows], plan.shape[1]
         self.seen, self.hidden = prefix.mask, prefix.hidden
+        self.lengths = torch.full_like(plan[:, 0], self.length)
         self.written = torch.zeros_like(rows)
         self.finished = torch.zeros_like(rows, dtype=torch.bool)
         if states is not None:
@@ -153,8 +163,11 @@ class _Run:
         self.ids[self.rows[:, None].expand_as(new)[real], place[real]] = new[real]
         count = real.sum(1)
         self.written = self.written + count
+        self.lengths[self.rows] = self.written
         self.finished |= (torch.isin(new, self.tokens.eos) & real).any(1)
         self.finished |= self.written >= self.length
+        if self.stop is not None:
+            self.finished |= self.stop(self.ids[self.rows], self.written)
         # Rows are fed blocks of several lengths: their last tokens stand in the last column.
         width = int(count.max())
         index = torch.arange(width, device=new.device) - (width - count)[:, None]

@@ -21,6 +21,7 @@ from regionr1.modules.logprobs import LogprobPath, PolicyPass, policy_pass
 from regionr1.modules.prefix import Prefix, decision_logprobs, prefill
 from regionr1.modules.processor import load_processor
 from regionr1.modules.prompt import Prompt, build_prompt, process, seen_sizes
+from regionr1.modules.reasoning import with_reasoning
 from regionr1.modules.rollout import Rollouts, read_rollouts
 from regionr1.modules.self_check import check_path
 from regionr1.modules.tokens import FREE, answer_tokens
@@ -49,7 +50,11 @@ class CropPolicy(LightningModule):
         max_new_tokens: Most tokens of a completion.
         grammar: Let answers follow the grammar only: scaffolding is fed in blocks, only the
             decision and the digits are sampled, and probabilities are taken among what the grammar
-            allows. Leave it off for free reasoning before the answer.
+            allows.
+        reasoning_tokens: Most tokens of free reasoning before the answer, `<think>...</think>`; 0
+            for none. It is written once per query and shared by the group, which branches where the
+            decision is made; it is not trained. A prompt that asks for reasoning, without this,
+            has every answer reason for itself, which `decision: on_policy` trains.
         prompt: The user's message; `{question}` is replaced.
         dtype: Of the frozen weights: float32, bfloat16, float16 or auto.
         quantization: `nf4` keeps the language model's frozen weights in 4 bits, computed in dtype
@@ -65,8 +70,8 @@ class CropPolicy(LightningModule):
             stop if they differ.
 
     Attributes:
-        stage: Context around `processor`, `vision`, `prefill`, `decode`, `logprobs` and
-            `reference`; to time them.
+        stage: Context around `processor`, `vision`, `reasoning`, `prefill`, `decode`, `logprobs`
+            and `reference`; to time them.
     """
 
     stage: Callable[[str], AbstractContextManager]
@@ -83,6 +88,7 @@ class CropPolicy(LightningModule):
         temperature: float = 1.0,
         max_new_tokens: int = 32,
         grammar: bool = False,
+        reasoning_tokens: int = 0,
         prompt: str = "{question}",
         dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32",
         quantization: Quantization = "none",
@@ -97,6 +103,8 @@ class CropPolicy(LightningModule):
             raise UserError(f"temperature must be above 0, not {temperature}")
         if "{question}" not in prompt:
             raise UserError(f"prompt must hold {{question}}: {prompt!r}")
+        if reasoning_tokens < 0:
+            raise UserError(f"reasoning_tokens must be at least 0, not {reasoning_tokens}")
         if gradient_checkpointing and logprob_path == "two_pass":
             raise UserError(
                 "gradient_checkpointing drops the cache that two_pass needs: set "
@@ -141,6 +149,7 @@ class CropPolicy(LightningModule):
         self.prompt = prompt
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
+        self.reasoning_tokens = reasoning_tokens
         self.logprob_path: LogprobPath = logprob_path
         self.unchecked = self_check and logprob_path != "dense"
         self.stage = nullcontext
@@ -257,9 +266,9 @@ class CropPolicy(LightningModule):
     def p_full(
         self, images: Sequence[Image.Image], questions: Sequence[str], use_adapter: bool = True
     ) -> Tensor:
-        """(B,) exact probability of FULL at temperature 1, from the prefill alone."""
+        """(B,) exact probability of FULL at temperature 1, after greedy reasoning if any."""
         with evaluating(self), self.adapter(use_adapter):
-            prompt = self.encode(images, questions)
+            prompt, _ = self._reason(images, questions, None, None)
             with self.stage("prefill"):
                 prefix = prefill(self.base, prompt)
                 return decision_logprobs(self.base, prefix, self.tokens)[0].exp()
@@ -302,7 +311,7 @@ class CropPolicy(LightningModule):
         if tuple(forced.shape) != shape:
             raise ValueError(f"forced is {tuple(forced.shape)}, but B and G are {shape}")
         with evaluating(self):
-            prompt = self.encode(images, questions)
+            prompt, reasoning = self._reason(images, questions, temperature, generator)
             plan = self.tokens.plan(forced.to(prompt.mask.device), self.max_new_tokens)
             with self.stage("prefill"):
                 with torch.set_grad_enabled(keep_prefill):
@@ -323,4 +332,27 @@ class CropPolicy(LightningModule):
             None if done.states is None else done.states.unflatten(0, shape),
         )
         rollouts.prefix = kept if keep_prefill else None
+        rollouts.reasoning = reasoning
         return rollouts
+
+    def _reason(
+        self,
+        images: Sequence[Image.Image],
+        questions: Sequence[str],
+        temperature: float | None,
+        generator: torch.Generator | None,
+    ) -> tuple[Prompt, list[str]]:
+        """What answers go on from, and the reasoning in it."""
+        prompt = self.encode(images, questions)
+        if not self.reasoning_tokens:
+            return prompt, [""] * len(images)
+        with self.stage("reasoning"):
+            return with_reasoning(
+                self.base,
+                self.tokenizer,
+                self.tokens,
+                prompt,
+                self.reasoning_tokens,
+                temperature,
+                generator,
+            )

@@ -1,5 +1,6 @@
 """Rollouts: G answers to each of B queries, read as decisions and boxes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +34,7 @@ class Rollouts:
             grammar.
         prefix: The prefill with its gradient, for the first loss pass to go on from; None where
             that pass would compute another.
+        reasoning: B texts that the policy wrote before its answers; they end the prompt.
     """
 
     prompt: Prompt
@@ -48,6 +50,7 @@ class Rollouts:
     seen_hw: Tensor
     states: Tensor | None = None
     prefix: Prefix | None = None
+    reasoning: Sequence[str] = ()
 
     @property
     def chosen(self) -> Tensor:
