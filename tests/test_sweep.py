@@ -100,6 +100,20 @@ def test_the_total_is_exact_and_the_same_command_goes_on(workspace, storage, cap
     assert "6 trials in total" in out and "6 complete, 0 pruned, 0 fail" in out
 
 
+@pytest.mark.parametrize("storage", ["sqlite:///mlruns/optuna.db", "journal:mlruns/optuna.log"])
+def test_a_worker_that_died_while_it_claimed_a_trial_loses_nothing(workspace, storage) -> None:
+    sweep(MadeUpTraining(), 1, storage)
+    left = study(storage).ask()  # running, without any sign of life
+    sweep(MadeUpTraining(), 3, storage)
+    trials = study(storage).trials
+    assert [trial.state for trial in trials] == [
+        TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE
+    ]  # fmt: skip
+    history = optuna.storages.RetryHeartbeatStaleTrialCallback.retry_history
+    assert [n for trial in trials for n in history(trial)] == [left.number] == [1]
+    assert sorted(Path("done.txt").read_text().split()) == ["0", "2", "3"]
+
+
 def test_real_trials_are_ordinary_runs_under_one_parent(workspace: Path, capsys) -> None:
     low = SWEEP.replace("low: 2, high: 9", "low: 2, high: 3") + PRUNER
     low = low.replace("model.group_size: 8", "model.group_size: 2")

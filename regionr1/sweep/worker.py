@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 FAILURES_IN_A_ROW = 3  # after so many, the fault is not the setting's
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 RUN_ATTR, REASON_ATTR, STEP_ATTR = "mlflow_run_id", "reason", "last_step"
+CLAIMED_ATTR = "claimed"  # the trial's number: a trial taken up again inherits what is written here
 
 
 def superseded(trials: Sequence[FrozenTrial]) -> set[int]:
@@ -120,6 +121,7 @@ class Worker:
         """`run`, `wait` for others, who may die, or `done`."""
         if self.store.has_heartbeats:
             optuna.storages.fail_stale_trials(self.study)
+        self._free_unclaimed()
         trials = counted(self.study)
         running = sum(trial.state == TrialState.RUNNING for trial in trials)
         finished = sum(trial.state in FINISHED for trial in trials)
@@ -132,6 +134,7 @@ class Worker:
 
         def objective(trial: Trial) -> float | Sequence[float]:
             values = suggest(self.plan.space, trial)
+            self._claim(trial)
             lock.close()
             return self._run(trial, values)
 
@@ -143,6 +146,19 @@ class Worker:
             self._put_back()
             raise
         return not self.last_reason
+
+    def _claim(self, trial: Trial) -> None:
+        """Gives the trial its first sign of life while the study is still locked."""
+        if self.store.has_heartbeats:
+            self.study._storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
+        trial.set_user_attr(CLAIMED_ATTR, trial.number)
+
+    def _free_unclaimed(self) -> None:
+        """Puts back trials whose worker died before their first sign of life."""
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.user_attrs.get(CLAIMED_ATTR) != trial.number:
+                dead = self.study.tell(trial.number, state=TrialState.FAIL)
+                RetryHeartbeatStaleTrialCallback(max_retry=None)(self.study, dead)
 
     def _put_back(self) -> None:
         """Has the trial that an interrupt hit run again."""
