@@ -1,18 +1,13 @@
 """Logging while the tracking server is away: nothing is lost, in order, once."""
 
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.tracking import MlflowClient
+from mlflow_server import free_port, kill, serve
 from PIL import Image
 
 from regionr1.cli import main
@@ -116,40 +111,6 @@ def test_what_a_server_refuses_is_raised(logger) -> None:
         logger.experiment.log_batch("no-such-run", metrics=[Metric("loss", 1.0, 0, 0)])
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def serve(folder: Path, port: int) -> subprocess.Popen:
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"),
-            *("--port", str(port), "--workers", "1"),
-            *("--backend-store-uri", f"sqlite:///{folder}/mlruns/mlflow.db"),
-            *("--artifacts-destination", str(folder / "store")),
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        cwd=folder,
-    )
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
-            return process
-        except OSError:
-            time.sleep(0.3)
-    raise AssertionError("the server did not start")
-
-
-def end(process: subprocess.Popen) -> None:
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
 @pytest.mark.slow
 def test_a_real_server_that_goes_away_and_comes_back(workspace: Path, monkeypatch) -> None:
     port = free_port()
@@ -157,7 +118,7 @@ def test_a_real_server_that_goes_away_and_comes_back(workspace: Path, monkeypatc
     try:
         logger = TrackingLogger(tracking_uri=f"http://127.0.0.1:{port}")
         logger.log_metrics({"loss": 0.0}, step=0)
-        end(server)
+        kill(server)
         begin = time.monotonic()
         for step in range(1, 50):
             logger.log_metrics({"loss": float(step)}, step=step)
@@ -170,4 +131,4 @@ def test_a_real_server_that_goes_away_and_comes_back(workspace: Path, monkeypatc
         (note,) = (workspace / "store").rglob("note.txt")
         assert note.read_text() == "seen"
     finally:
-        end(server)
+        kill(server)
