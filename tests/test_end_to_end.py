@@ -75,7 +75,8 @@ def test_from_nothing_to_predictions(workspace, tiny_policy, capsys) -> None:
     assert config["model"]["group_size"] == 4
     assert (home / "artifacts" / "adapter" / "adapter_model.safetensors").is_file()
     pictures = list((home / "artifacts" / "images").glob("crops*.png"))
-    assert pictures and min(Image.open(picture).width for picture in pictures) > 100
+    assert min(Image.open(picture).width for picture in pictures) > 100
+    assert sorted(picture.name.split("+")[2] for picture in pictures) == ["0", "1", "2"]
     for name in (
         "loss", "reward", "reward_std", "frac_reward_zero_std", "entropy", "kl",
         "completions/mean_length", "rewards/mrr/mean", "rewards/penalty/std",

@@ -10,7 +10,10 @@ from regionr1.tracking.reported import ReportedModule
 
 
 class CropGallery(Callback):
-    """Logs a PNG of crops after a validation.
+    """Logs a PNG of crops before training and after validations.
+
+    The first one is drawn from the sanity check: without a picture at step 0, where MLflow's image
+    comparison opens, it shows nothing at all.
 
     The module shows what it saw in `last_validation_examples`, a list of dicts: image (PIL),
     question, decision, box_px or None, reference_box_px or None, rank_full, rank_view.
@@ -28,13 +31,11 @@ class CropGallery(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws rank 0's examples."""
         logger = trainer.logger
-        if (
-            trainer.sanity_checking
-            or self.every_n_steps == 0
-            or not isinstance(logger, TrackingLogger)
-        ):
+        if self.every_n_steps == 0 or not isinstance(logger, TrackingLogger):
             return
         step = trainer.global_step
+        if trainer.sanity_checking and step > 0:  # resumed
+            return
         if self.last_step is not None and step - self.last_step < self.every_n_steps:
             return
         if not trainer.is_global_zero:
