@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections import Counter
 
 import pytest
@@ -11,6 +12,7 @@ from infoseek_files import make_infoseek
 from regionr1.cli import main
 from regionr1.data import commands
 from regionr1.data.inspect import inspect_source
+from regionr1.data.records import SkipReport
 from regionr1.data.source import open_source
 from regionr1.errors import UserError
 
@@ -79,6 +81,27 @@ def test_wrong_root(tmp_path, capsys) -> None:
     (tmp_path / "empty").mkdir()
     commands.inspect(tmp_path / "empty")
     assert "missing: test.csv is missing" in capsys.readouterr().out
+
+
+def test_before_the_images_are_there_questions_are_counted(tmp_path, capsys) -> None:
+    """Text is small and images are large: a folder is looked at before they are fetched."""
+    make_evqa(tmp_path / "evqa").write()
+    for images in ("inaturalist", "google-landmarks"):
+        shutil.rmtree(tmp_path / "evqa" / images)
+    found = inspect_source(open_source("evqa", tmp_path / "evqa")).splits["test"]
+    assert found.questions == found.missing_images > 0
+    assert "no such folder; it should hold" in found.first_missing
+    for echosight in (True, False):
+        root = make_infoseek(tmp_path / str(echosight), echosight)
+        shutil.rmtree(root / "oven_images")
+        for kb in (*root.glob("wiki_100*"), *root.glob("Wiki6M*")):
+            kb.unlink()
+        assert main(["data", "inspect", "--root", str(root), "--source", "infoseek"]) == 0
+        printed = capsys.readouterr().out
+        assert "test: 6 image-question pairs" in printed and "missing: oven_images" in printed
+        assert "6 without an image file" in printed
+        with pytest.raises(UserError, match="no such folder; it should hold OVEN's images"):
+            open_source("infoseek", root).queries("test", SkipReport(), skip_missing=True)
 
 
 def test_two_hop_is_only_evqas(tmp_path) -> None:

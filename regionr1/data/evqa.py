@@ -108,7 +108,7 @@ class EvqaSource(Source):
             finder = self._finder(source, split, where)
             for n, image_id in enumerate(image_ids):
                 category = row.get("dataset_category_id", "")
-                path = finder.find(image_id, category, where)
+                path = self.find_image(finder, image_id, category, where)
                 if isinstance(path, str):
                     yield MissingImage(where, path, kind, source, gold_ids)
                     continue

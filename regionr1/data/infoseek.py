@@ -47,7 +47,8 @@ class InfoseekSource(Source):
 
     Args:
         root: The folder.
-        kb: Name of the knowledge-base file in it; None takes EchoSight's, else Wiki6M.
+        kb: Name of the knowledge-base file in it; None takes EchoSight's if its questions are there
+            too, else Wiki6M.
 
     Raises:
         UserError: The folder does not exist.
@@ -59,8 +60,10 @@ class InfoseekSource(Source):
         self.root = Path(root)
         if not self.root.is_dir():
             raise UserError(f"{root}: no such folder; name the one that holds InfoSeek's files.")
-        names = (kb,) if kb else (ECHOSIGHT_KB, *WIKI6M_NAMES)
-        self.kb_path = first_existing(self.root, names)
+        names = (ECHOSIGHT_KB, *WIKI6M_NAMES)
+        if not any((self.root / name).is_file() for name in ECHOSIGHT_CSV.values()):
+            names = (*WIKI6M_NAMES, ECHOSIGHT_KB)  # whose questions would be missing
+        self.kb_path = first_existing(self.root, (kb,) if kb else names)
         self.by_url = self.kb_path.suffix == ".json"
         self.kb_images = KbImages(self.root)
         self.oven = OvenImages(self.root / "oven_images")
@@ -110,7 +113,7 @@ class InfoseekSource(Source):
             seen.add(digest)
             if part == "train" and (split == "val") != held_out(gold):
                 continue
-            path = self.oven.find(image_id, "", where)
+            path = self.find_image(self.oven, image_id, "", where)
             if isinstance(path, str):
                 yield MissingImage(where, path, kind, "oven", (gold,), subset)
                 continue

@@ -100,6 +100,7 @@ def inspect_source(source: Source, read_kb: bool = True) -> Inspection:
     Raises:
         UserError: A file is there but malformed.
     """
+    source.tolerant = True
     splits: dict[str, SplitCounts] = {}
     gold: dict[str, set[str]] = {}
     for split in SPLITS:

@@ -21,6 +21,10 @@ OVEN_EXTENSIONS = (".jpg", ".JPEG", ".jpeg", ".png", ".JPG", ".webp")
 _CATEGORY = re.compile(r"(?:^|/)(\d{5})_")
 
 
+class NoImages(UserError):
+    """A folder of images, or what tells their names, is not there at all."""
+
+
 class ImageFinder(Protocol):
     """Finds the file of an image id."""
 
@@ -79,19 +83,19 @@ class InatImages:
         if self._names is not None or self._flat_only:
             return self._names
         if not self.root.is_dir():
-            raise UserError(f"{self.root}: no such folder; it should hold iNaturalist's images.")
+            raise NoImages(f"{self.root}: no such folder; it should hold iNaturalist's images.")
         if not self.names_path.is_file() and self.coco_path.is_file():
             _write_names(self.coco_path, self.names_path)
         if self.names_path.is_file():
             what = "the mapping of iNaturalist image ids to files"
             self._names = KeyIndex(self.names_path, what, self._entries)
         else:
-            self._flat_only = True
             if next(self.root.glob("*.jpg"), None) is None:
-                raise UserError(
+                raise NoImages(
                     f"{self.names_path}: the mapping of iNaturalist image ids to files is missing, "
                     f"and so are {self.coco_path.name} and files named <id>.jpg; add one of them."
                 )
+            self._flat_only = True
         return self._names
 
     def _entries(self) -> Iterator[tuple[str, str]]:
@@ -152,7 +156,7 @@ class LandmarkImages:
         if len(image_id) < 3:
             raise UserError(f"{where}: landmark image id {image_id!r} is too short.")
         if not self._checked and not self.root.is_dir():
-            raise UserError(
+            raise NoImages(
                 f"{self.root}: no such folder; it should hold Google Landmarks v2's train images."
             )
         self._checked = True
@@ -186,7 +190,7 @@ class OvenImages:
             UserError: The folder is missing.
         """
         if not self._checked and not self.root.is_dir():
-            raise UserError(f"{self.root}: no such folder; it should hold OVEN's images.")
+            raise NoImages(f"{self.root}: no such folder; it should hold OVEN's images.")
         self._checked = True
         for folder in (self.root, self.root / image_id[-8:-6]):
             for extension in OVEN_EXTENSIONS:

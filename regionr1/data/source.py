@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from regionr1.data.query_images import ImageFinder, NoImages
 from regionr1.data.records import Entity, MissingImage, Query, SkipReport
 from regionr1.errors import UserError
 
@@ -22,12 +23,30 @@ class Source(ABC):
         root: The folder.
         kb_path: The knowledge base.
         include_two_hop: Whether questions over two pages are kept, where the data set has them.
+        tolerant: Whether a folder of images that is not there counts as images that are not there,
+            instead of ending the reading.
     """
 
     name: str
     root: Path
     kb_path: Path
     include_two_hop: bool = False
+    tolerant: bool = False
+
+    def find_image(
+        self, finder: ImageFinder, image_id: str, category: str, where: str
+    ) -> Path | str:
+        """The file of an image, or the reason why there is none.
+
+        Raises:
+            UserError: As the finder says.
+        """
+        try:
+            return finder.find(image_id, category, where)
+        except NoImages as error:
+            if not self.tolerant:
+                raise
+            return str(error)
 
     @abstractmethod
     def read(self, split: str, report: SkipReport) -> Iterator[Query | MissingImage]:
