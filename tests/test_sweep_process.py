@@ -7,9 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+import optuna
 import pytest
 
 from regionr1.sweep.trials import FreshProcess, TrialFailed, TrialJob, failure
+from regionr1.sweep.worker import StudyChannel
 
 RUN = """\
 import json, os, sys, time
@@ -77,6 +79,29 @@ def test_a_verdict_reaches_the_run(start) -> None:
     channel = Channel(stop_at=20)
     assert "told to stop at 20" in start("well", channel)
     assert [step for step, _ in channel.reports] == [10, 20]
+
+
+@pytest.mark.parametrize(
+    "pruner",
+    [
+        optuna.pruners.MedianPruner(n_startup_trials=1, n_warmup_steps=20),
+        optuna.pruners.SuccessiveHalvingPruner(min_resource=20),
+        optuna.pruners.HyperbandPruner(min_resource=20, max_resource=30),
+        optuna.pruners.PercentilePruner(90.0, n_startup_trials=1, n_warmup_steps=20),
+    ],
+    ids=lambda pruner: type(pruner).__name__,
+)
+def test_the_verdict_of_a_real_pruner_reaches_the_run(start, pruner) -> None:
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    for _ in range(12):  # so that hyperband has some in every bracket
+        better = study.ask()
+        for step in (10, 20, 30):
+            better.report(1000.0, step)
+            better.should_prune()
+        study.tell(better, 1000.0)
+    channel = StudyChannel(study.ask())
+    assert "told to stop at 20" in start("well", channel)
+    assert channel.pruned and study.trials[-1].intermediate_values == {10: 1.0, 20: 2.0}
 
 
 @pytest.mark.parametrize(

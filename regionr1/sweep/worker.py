@@ -257,7 +257,7 @@ class StudyChannel:
         if not self.prunes or value is None or value != value:
             return False
         self.trial.report(value, step)
-        self.pruned = self.trial.should_prune()
+        self.pruned = bool(self.trial.should_prune())  # numpy has a bool of its own
         return self.pruned
 
     def result(self, metrics: Sequence[str]) -> list[float]:
