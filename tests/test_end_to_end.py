@@ -72,7 +72,8 @@ def test_from_nothing_to_predictions(workspace, tiny_policy, capsys) -> None:
     assert checkpoint["global_step"] == 2
     assert all("lora_" in name for name in checkpoint["state_dict"])
     config = yaml.safe_load((home / "artifacts" / "config.yaml").read_text())
-    assert config["model"]["group_size"] == 4
+    assert config["model"]["group_size"] == 4 == int(run.data.params["group_size"])
+    assert not {"_instantiator", "delta"} & set(run.data.params), "of the machinery, or not set"
     assert (home / "artifacts" / "adapter" / "adapter_model.safetensors").is_file()
     pictures = list((home / "artifacts" / "images").glob("crops*.png"))
     assert min(Image.open(picture).width for picture in pictures) > 100

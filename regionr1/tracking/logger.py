@@ -131,6 +131,16 @@ def open_client(tracking_uri: str) -> SpoolingClient:
     return SpoolingClient(tracking_uri, (Path("mlruns") if path is None else path.parent) / "spool")
 
 
+def _those_set(params: dict[str, Any] | Namespace) -> dict[str, Any]:
+    """Parameters that say something: MLflow prints all of them above every compared picture."""
+    given = params if isinstance(params, dict) else vars(params)
+    return {
+        name: _those_set(value) if isinstance(value, dict | Namespace) else value
+        for name, value in given.items()
+        if value is not None and name != "_instantiator"  # Lightning's note to itself
+    }
+
+
 class TrackingLogger(MLFlowLogger):
     """Logs a run to MLflow.
 
@@ -184,7 +194,7 @@ class TrackingLogger(MLFlowLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
-        """Logs the parameters; on a continued run they must be the ones it was started with.
+        """Logs the parameters that are set; on a continued run they must be those of its start.
 
         Raises:
             UserError: If the run was started with other values.
@@ -192,7 +202,7 @@ class TrackingLogger(MLFlowLogger):
         from mlflow.exceptions import MlflowException
 
         try:
-            super().log_hyperparams(params)
+            super().log_hyperparams(_those_set(params))
         except MlflowException as error:
             if "Changing param values is not allowed" not in str(error):
                 raise
