@@ -82,21 +82,20 @@ def decode(
         shape, device = (total, length), plan.device
         draws = torch.rand(shape, dtype=torch.float64, device=device, generator=generator)
     rows = (~dictated).nonzero().squeeze(1)
+    lengths = torch.isin(plan, tokens.eos).long().argmax(1) + 1  # of what is dictated
     if len(rows):
-        run = _Run(model, prefix.select(rows // group), tokens, plan, rows, ids, states, stop)
+        picked = prefix.select(rows // group)
+        run = _Run(model, picked, tokens, plan, rows, ids, states, lengths, stop)
         run.complete(temperature, draws)
-    ends = torch.isin(ids, tokens.eos)
-    mask = (ends.cumsum(1) - ends.long()) == 0  # nothing ended before this token
-    if len(rows):
-        mask &= torch.arange(length, device=mask.device) < run.lengths[:, None]
-    longest = int(mask.sum(1).max())
+    mask = torch.arange(length, device=lengths.device) < lengths[:, None]
+    longest = int(lengths.max())
     return Decoded(
         ids[:, :longest], mask[:, :longest], None if states is None else states[:, :longest]
     )
 
 
 class _Run:
-    """The rows still being completed; writes into `ids` and `states`."""
+    """The rows still being completed; writes into `ids`, `states` and `lengths`."""
 
     def __init__(
         self,
@@ -107,13 +106,14 @@ class _Run:
         rows: Tensor,
         ids: Tensor,
         states: Tensor | None,
-        stop: Stop | None = None,
+        lengths: Tensor,
+        stop: Stop | None,
     ) -> None:
         self.model, self.prefix, self.tokens = model, prefix, tokens
-        self.rows, self.ids, self.states, self.stop = rows, ids, states, stop
+        self.rows, self.ids, self.states = rows, ids, states
+        self.lengths, self.stop = lengths, stop
         self.plan, self.length = plan[rows], plan.shape[1]
         self.seen, self.hidden = prefix.mask, prefix.hidden
-        self.lengths = torch.full_like(plan[:, 0], self.length)
         self.written = torch.zeros_like(rows)
         self.finished = torch.zeros_like(rows, dtype=torch.bool)
         if states is not None:

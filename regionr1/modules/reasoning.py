@@ -2,9 +2,10 @@
 
 The paper's prompt lets the policy think before it decides. One text of reasoning is decoded per
 query, up to `</think>`, and the G answers branch where the decision is made. So everything that
-holds for a prompt holds for it: it is prefilled once, the decision after it is exact, and a quota
-of decisions can be dictated. The group shares it, so its tokens have no advantage of their own (a
-group's advantages sum to zero), and are not trained.
+holds for a prompt holds for it: the group shares its prefill (a second one, after the one that the
+reasoning was decoded from), the decision after it is exact, and a quota of decisions can be
+dictated. The group shares its tokens too, so they have no advantage of their own (a group's
+advantages sum to zero), and are not trained.
 """
 
 from dataclasses import replace
