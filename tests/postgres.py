@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from mlflow_server import free_port
 
 
 def binaries() -> Path | None:
@@ -28,9 +28,7 @@ def postgresql() -> Iterator[str]:
     if folder is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
     pytest.importorskip("psycopg", reason="the driver psycopg is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     home = Path(tempfile.mkdtemp(prefix="regionr1-pg-"))
     user: list[str] = []
     if os.geteuid() == 0:  # the server refuses to run as root

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,6 +40,12 @@ def options(shards: Path, policy: Path, steps: int = 2, scorer: str = "pixels") 
     }
     flags = [[f"--{name}", str(value)] for name, value in settings.items()]
     return [arg for pair in configs + flags for arg in pair]
+
+
+def parts(args: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """Configs and settings of what `options` returned, as a sweep file holds them."""
+    pairs = zip(args[6::2], args[7::2], strict=True)
+    return args[1:6:2], {name.removeprefix("--"): yaml.safe_load(value) for name, value in pairs}
 
 
 def runs(workspace: Path):

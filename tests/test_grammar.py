@@ -1,10 +1,9 @@
 """Jump-ahead decoding equals decoding token by token, all of the sequence run anew each time."""
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_policy import build_tiny_policy, build_tokenizer
+from tiny_policy import build_tiny_policy, build_tokenizer, noise_images
 from written_policy import OneBatch, colour_batch, module, move_adapter, trainer
 
 from regionr1.algorithm.answers import FULL_ANSWER, REGION_PREFIX, Decision, parse_answer
@@ -28,8 +27,7 @@ def policy(request, tmp_path_factory) -> CropPolicy:
 
 @pytest.fixture(scope="module")
 def images() -> list[Image.Image]:
-    rng = np.random.default_rng(0)
-    return [Image.fromarray(rng.integers(0, 255, (h, w, 3), np.uint8)) for w, h in SIZES]
+    return noise_images(SIZES)
 
 
 def goes_on(text: str, digits: int) -> bool:

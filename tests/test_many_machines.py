@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 from mlflow_server import free_port, kill, serve
 from optuna.trial import TrialState
 from postgres import postgresql
-from test_end_to_end import options
+from test_end_to_end import options, parts
 
 N_TRIALS = 4
 
@@ -32,9 +32,7 @@ def test_two_machines_one_sweep(tmp_path, builtin_shards, tiny_policy) -> None:
         machine.mkdir()
         shards = shutil.copytree(builtin_shards, machine / "shards")
         args = options(Path(shards), Path(shutil.copytree(tiny_policy, machine / "policy")))
-        sweep["configs"] = args[1:6:2]
-        names = [name.removeprefix("--") for name in args[6::2]]
-        sweep["set"] = dict(zip(names, map(yaml.safe_load, args[7::2]), strict=True))
+        sweep["configs"], sweep["set"] = parts(args)
         sweep["set"] |= {"data.shards": "shards", "model.policy.model": "policy"}
         (machine / "sweep.yaml").write_text(yaml.safe_dump(sweep))
 

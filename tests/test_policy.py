@@ -4,13 +4,11 @@ import json
 import shutil
 from contextlib import nullcontext
 
-import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_policy import build_tiny_policy
+from tiny_policy import build_tiny_policy, noise_images
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from regionr1.algorithm.answers import Decision
@@ -36,9 +34,7 @@ def policy(folder):
 
 @pytest.fixture(scope="module")
 def images():
-    rng = np.random.default_rng(0)
-    sizes = [(50, 70), (130, 40)]
-    return [Image.fromarray(rng.integers(0, 255, (h, w, 3), np.uint8)) for w, h in sizes]
+    return noise_images([(50, 70), (130, 40)])
 
 
 def train_a_little(policy):

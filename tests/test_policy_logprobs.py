@@ -3,11 +3,9 @@
 from contextlib import nullcontext
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from tiny_policy import build_tiny_policy
+from tiny_policy import build_tiny_policy, noise_images
 
 from regionr1.algorithm.answers import Decision
 from regionr1.errors import UserError
@@ -39,8 +37,7 @@ def policy(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def images():
-    rng = np.random.default_rng(0)
-    return [Image.fromarray(rng.integers(0, 255, (h, w, 3), np.uint8)) for w, h in SIZES]
+    return noise_images(SIZES)
 
 
 def run(policy, rollouts, path):

@@ -2,11 +2,10 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_policy import build_tiny_policy
+from tiny_policy import build_tiny_policy, noise_images
 from written_policy import OneBatch, colour_batch, module, move_adapter, trainer
 
 from regionr1.algorithm.answers import Decision
@@ -26,9 +25,7 @@ def folder(request, tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def images() -> list[Image.Image]:
-    rng = np.random.default_rng(0)
-    sizes = [(50, 70), (130, 40), (33, 33)]
-    return [Image.fromarray(rng.integers(0, 255, (h, w, 3), np.uint8)) for w, h in sizes]
+    return noise_images([(50, 70), (130, 40), (33, 33)])
 
 
 def opened(folder: str, **options) -> CropPolicy:

@@ -1,11 +1,10 @@
 """What is computed once and used again changes nothing: the prefill, and vision features."""
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_policy import build_tiny_policy
-from written_policy import move_adapter
+from tiny_policy import build_tiny_policy, noise_images
+from written_policy import gradients, move_adapter
 
 from regionr1.errors import UserError
 from regionr1.modules.policy import CropPolicy
@@ -20,22 +19,13 @@ def folder(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def images() -> list[Image.Image]:
-    rng = np.random.default_rng(0)
-    sizes = [(50, 70), (130, 40)]
-    return [Image.fromarray(rng.integers(0, 255, (h, w, 3), np.uint8)) for w, h in sizes]
+    return noise_images([(50, 70), (130, 40)])
 
 
 def opened(folder: str, **options) -> CropPolicy:
     policy = CropPolicy(folder, max_new_tokens=40, **options)
     move_adapter(policy)
     return policy
-
-
-def gradients(policy: CropPolicy, rollouts) -> dict[str, torch.Tensor]:
-    policy.zero_grad()
-    result = policy.score(rollouts)
-    (result.logp.square().sum() + result.log_p_full.sum()).backward()
-    return {n: p.grad.clone() for n, p in policy.named_parameters() if p.requires_grad}
 
 
 @pytest.mark.parametrize("grammar", [True, False])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_end_to_end import options, runs
+from test_end_to_end import options, parts, runs
 
 from regionr1.cli import main
 
@@ -18,14 +18,13 @@ SPACE = {
 @pytest.mark.slow
 def test_sweep_best_and_the_same_by_hand(workspace, builtin_shards, tiny_policy, capsys) -> None:
     args = options(Path(shutil.copytree(builtin_shards, workspace / "shards")), tiny_policy)
-    configs = args[1:6:2]
-    fixed = {k.removeprefix("--"): v for k, v in zip(args[6::2], args[7::2], strict=True)}
+    configs, fixed = parts(args)
     for name in SPACE:
         fixed.pop(name, None)
     sweep = {
         "study": "tiny",
         "configs": configs,
-        "set": {name: yaml.safe_load(value) for name, value in fixed.items()},
+        "set": fixed,
         "objectives": [{"metric": "val/ndcg", "direction": "maximize"}],
         "space": SPACE,
         "enqueue": [{"model.group_size": 4, "model.crop_prior.padding": 0.1}],

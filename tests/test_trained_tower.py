@@ -1,11 +1,12 @@
 """An adapter on the vision tower: nothing of the tower is reused, and everything else agrees."""
 
-import numpy as np
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
-from tiny_policy import build_tiny_policy
-from written_policy import OneBatch, colour_batch, module, move_adapter, trainer
+from tiny_policy import build_tiny_policy, noise_images
+from written_policy import OneBatch, colour_batch, gradients, module, move_adapter, trainer
 
 from regionr1.algorithm.answers import Decision
 from regionr1.errors import UserError
@@ -27,9 +28,7 @@ def folder(family, tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def images() -> list[Image.Image]:
-    rng = np.random.default_rng(0)
-    sizes = [(50, 70), (130, 40)]
-    return [Image.fromarray(rng.integers(0, 255, (h, w, 3), np.uint8)) for w, h in sizes]
+    return noise_images([(50, 70), (130, 40)])
 
 
 def opened(folder: str, **options) -> CropPolicy:
@@ -37,13 +36,6 @@ def opened(folder: str, **options) -> CropPolicy:
     policy = CropPolicy(folder, max_new_tokens=40, lora_targets="all-linear", **options)
     move_adapter(policy)
     return policy
-
-
-def gradients(policy: CropPolicy, rollouts) -> dict[str, torch.Tensor]:
-    policy.zero_grad()
-    result = policy.score(rollouts)
-    (result.logp.square().sum() + result.log_p_full.sum()).backward()
-    return {n: p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None}
 
 
 def in_tower(policy: CropPolicy) -> set[str]:
@@ -90,9 +82,11 @@ def test_where_the_tower_has_not_moved_reuse_gives_the_same(folder, images) -> N
                 seen_again.get_parameter(name).zero_()
     moved = seen_again.adapter_state()
     reused.load_adapter_state({name: moved[name] for name in state})
-    rollouts = reused.sample(images, QUESTIONS, 2)
-    torch.testing.assert_close(seen_again.logprobs(rollouts), reused.logprobs(rollouts))
-    expected, found = gradients(reused, rollouts), gradients(seen_again, rollouts)
+    again = seen_again.sample(images, QUESTIONS, 2)
+    kept = replace(again, prompt=reused.encode(images, QUESTIONS), prefix=None)
+    assert again.prompt.features is None and kept.prompt.features is not None
+    torch.testing.assert_close(seen_again.logprobs(again), reused.logprobs(kept))
+    expected, found = gradients(reused, kept), gradients(seen_again, again)
     for name, grad in expected.items():
         assert (found[name] - grad).norm() <= 2e-5 * grad.norm(), name
 

@@ -1,8 +1,11 @@
 """A random policy's folder of a few thousand weights, real in everything but size."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     GotOcr2ImageProcessorPil,
@@ -228,3 +231,9 @@ def save_model(folder: Path, config: PreTrainedConfig, seed: int, family: str) -
             if parameter.ndim > 1:
                 parameter.normal_(std=0.25)
     model.save_pretrained(folder)
+
+
+def noise_images(sizes: Sequence[tuple[int, int]]) -> list[Image.Image]:
+    """An image of random pixels for each (width, height), the same every time."""
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 255, (h, w, 3), np.uint8)) for w, h in sizes]

@@ -157,6 +157,14 @@ def move_adapter(policy: CropPolicy, seed: int = 1) -> None:
                 parameter.normal_(std=0.1, generator=generator)
 
 
+def gradients(policy: CropPolicy, rollouts: Rollouts) -> dict[str, torch.Tensor]:
+    """Of a goal in which every log-probability and the decision count, by parameter that trains."""
+    policy.zero_grad()
+    result = policy.score(rollouts)
+    (result.logp.square().sum() + result.log_p_full.sum()).backward()
+    return {n: p.grad.clone() for n, p in policy.named_parameters() if p.requires_grad}
+
+
 def trainer(max_steps: int, **options: Any) -> Trainer:
     """A trainer that writes nothing."""
     settings = {
