@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,10 @@ from regionr1.data.records import Box
 from regionr1.errors import UserError
 
 EMBEDDINGS = ("candidates.npy", "full.npy")
+
+# NumPy reads headers by ast.literal_eval, which on Python 3.11 fails now and then in threads:
+# a garbage collection inside one parse lets another begin, and they share one count of depth.
+_PARSING = Lock()
 
 
 @dataclass(slots=True)
@@ -116,8 +121,10 @@ def decode_sample(raw: dict[str, Any], where: str) -> ShardSample:
     try:
         image_bytes = raw["query.jpg"] if "query.jpg" in raw else raw["query.png"]
         record = json.loads(raw["json"])
-        candidates = np.load(io.BytesIO(raw["candidates.npy"]), allow_pickle=False)
-        full = np.load(io.BytesIO(raw["full.npy"]), allow_pickle=False)
+        with _PARSING:
+            candidates, full = (
+                np.load(io.BytesIO(raw[name]), allow_pickle=False) for name in EMBEDDINGS
+            )
         box = record["reference_box_px"]
         sample = ShardSample(
             key=raw["__key__"],
