@@ -182,8 +182,14 @@ def quiet_lightning() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "Tip:" not in record.getMessage()
     )
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning with torch 2.13
+    for message in (
+        "does not have many workers",
+        "in eval mode at the start of training",  # the frozen tower and scorer
+        "method of metric MeanMetric was called before",  # over nothing: NaN, shown as missing
+        "`is_gradient_checkpointing` is deprecated",  # asked by peft of transformers 5
+        "treespec, LeafSpec",  # Lightning with torch 2.13
+    ):
+        warnings.filterwarnings("ignore", message=f".*{message}")
     warnings.filterwarnings(
         "ignore", module="lightning.pytorch.cli"
     )  # its use of jsonargparse's old names

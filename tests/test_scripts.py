@@ -78,14 +78,15 @@ def test_experiment_trains_once_and_reports(builtin_shards: Path, tmp_path: Path
         *("--data.shards", builtin_shards, "--data.batch_size", 2),
         *("--model.reranker.init_args.scorer", "pixels", "--gallery.every_n_steps", 1),
         *("--trainer.val_check_interval", 1, "--trainer.limit_val_batches", 1),
-        *("--trainer.limit_test_batches", 1),
+        *("--trainer.limit_test_batches", 1, "--trainer.log_every_n_steps", 1),
     ]
     done = call(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "| policy |" in done.stdout and (out / "curves.png").stat().st_size > 0
     results = json.loads((out / "results.json").read_text())
     run = results["runs"]["balanced"]["4"]
-    assert [seen for seen, _ in run["curve"]] == [2, 4]  # 2 steps of 2 queries
+    assert [seen for seen, _ in run["curve"]] == [2, 4]  # after each of 2 steps of 2 queries
+    assert [seen for seen, _ in run["p_full"]] == [0, 2]  # before each of them
     assert {"full", "warm_start", "policy", "better_of", "reference"} <= set(run["test"])
     artifacts = out / "regionr1" / run["run_id"] / "artifacts"
     assert (artifacts / "before_after.png").is_file()

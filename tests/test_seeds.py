@@ -13,7 +13,8 @@ def run(policy: float, reference: float | None = 0.8) -> SeedRun:
         method: {name: None for name in POLICY_METRICS} | {"cond_recall_at_1": values.get(method)}
         for method in METHODS
     }
-    return {"fit_s": 61.0, "curve": [(16, 0.3), (32, policy)], "test": test}
+    curve, p_full = [(16, 0.3), (32, policy)], [(0, 0.9), (16, 1 - policy)]
+    return {"fit_s": 61.0, "curve": curve, "p_full": p_full, "test": test}
 
 
 def test_table_shows_mean_spread_and_every_seed() -> None:
@@ -24,7 +25,9 @@ def test_table_shows_mean_spread_and_every_seed() -> None:
     assert "| policy / full | 2.500 ± 0.707 | 3.000 | 2.000 |" in lines
     assert "| policy / reference | 0.625 ± 0.177 | 0.750 | 0.500 |" in lines
     assert "| centre | - | - | - |" in lines
-    assert lines[-1] == "| on_policy | 0.300 | - | - | - | - | - | - | 61 s |"
+    assert "| on_policy | 0.300 | - | - | - | - | - | - | 61 s |" in lines
+    assert lines[-2] == "| balanced | 0.300 ± 0.000 | 0.500 ± 0.141 | 16, never |"
+    assert lines[-1] == "| on_policy | 0.300 | 0.300 | never |"
 
 
 def test_without_reference_boxes_there_is_no_ratio() -> None:

@@ -3,9 +3,12 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from regionr1.report.table import METRICS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 METHODS = (
     *("full", "centre", "random", "warm_start", "policy", "policy_region"),
@@ -24,11 +27,13 @@ class SeedRun(TypedDict):
     Attributes:
         fit_s: Wall seconds of its training.
         curve: (training queries seen, validation CondR@1), in order.
+        p_full: (training queries seen, mean P(FULL) of the next queries), in order.
         test: Test metrics by method and key of METRICS; None where undefined.
     """
 
     fit_s: float
     curve: Sequence[tuple[int, float]]
+    p_full: Sequence[tuple[int, float]]
     test: Mapping[str, Mapping[str, float | None]]
 
 
@@ -37,7 +42,8 @@ Runs = Mapping[str, Mapping[int, SeedRun]]
 
 
 def seeds_table(results: Runs) -> str:
-    """Markdown: test CondR@1 of every method, mean and by seed, and the trained policies' metrics.
+    """Markdown: test CondR@1 of every method, mean and by seed; the trained policies' metrics; how
+    soon they learned.
 
     Args:
         results: At least one variant with at least one run; tests cover the same methods.
@@ -58,7 +64,24 @@ def seeds_table(results: Runs) -> str:
         cells = [_spread([test.get(metric) for test in of_policy]) for metric in POLICY_METRICS]
         rows.append([variant, *cells, f"{mean(run['fit_s'] for run in runs.values()):.0f} s"])
     heads = ["policy, test, mean ± sd", *(METRICS[metric] for metric in POLICY_METRICS), "fit"]
-    return "\n\n".join([*parts, _markdown(heads, rows)]) + "\n"
+    return "\n\n".join([*parts, _markdown(heads, rows), _speed_table(results)]) + "\n"
+
+
+def queries_to_prefer_region(run: SeedRun) -> int | None:
+    """Training queries seen when mean P(FULL) was first below 1/2; None if it never was."""
+    return next((seen for seen, p in run["p_full"] if p < 0.5), None)
+
+
+def _speed_table(results: Runs) -> str:
+    curves = {v: [dict(run["curve"]) for run in runs.values()] for v, runs in results.items()}
+    seen = sorted(set.intersection(*(set(c) for of_seeds in curves.values() for c in of_seeds)))
+    rows = []
+    for variant, runs in results.items():
+        cells = [_spread([curve[at] for curve in curves[variant]]) for at in seen]
+        reached = [queries_to_prefer_region(run) for run in runs.values()]
+        rows.append([variant, *cells, ", ".join("never" if x is None else str(x) for x in reached)])
+    heads = [*(f"after {at}" for at in seen), "queries until P(FULL) < 1/2, by seed"]
+    return _markdown(["validation CondR@1 by queries seen, mean ± sd", *heads], rows)
 
 
 def draw_curves(results: Runs, levels: Mapping[str, float | None], path: Path) -> None:
@@ -73,27 +96,38 @@ def draw_curves(results: Runs, levels: Mapping[str, float | None], path: Path) -
     # Not pyplot: it would look for a screen and keep the figure.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    ranking, decision = figure.subplots(1, 2)
     start = levels.get("warm_start")
     first = [] if start is None else [(0, start)]
     for (variant, runs), colour in zip(results.items(), COLOURS, strict=False):
-        curves = [dict([*first, *run["curve"]]) for run in runs.values()]
-        for curve in curves:
-            axes.plot(list(curve), list(curve.values()), color=colour, alpha=0.35, linewidth=1)
-        shared = sorted(set.intersection(*(set(curve) for curve in curves)))
-        means = [mean(curve[seen] for curve in curves) for seen in shared]
-        label = f"{variant}, mean of {len(curves)} seeds"
-        axes.plot(shared, means, color=colour, linewidth=2.5, label=label)
+        label = f"{variant}, mean of {len(runs)} seeds"
+        curves = [[*first, *run["curve"]] for run in runs.values()]
+        _draw_variant(ranking, curves, colour, label)
+        _draw_variant(decision, [run["p_full"] for run in runs.values()], colour, label)
     for name, style in (("reference", "--"), ("warm_start", ":"), ("full", "-.")):
         level = levels.get(name)
         if level is not None:
-            axes.axhline(level, color="#555", linestyle=style, linewidth=1.2, label=name)
-    axes.set(xlabel="training queries seen", ylabel="CondR@1, validation", ylim=(0, 1))
-    axes.set_xlim(left=0)
-    axes.grid(alpha=0.25)
-    axes.legend(fontsize=8)
+            ranking.axhline(level, color="#555", linestyle=style, linewidth=1.2, label=name)
+    ranking.set_ylabel("CondR@1, validation")
+    decision.set_ylabel("mean P(FULL), training queries")
+    for axes in (ranking, decision):
+        axes.set(xlabel="training queries seen", ylim=(0, 1))
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.25)
+    ranking.legend(fontsize=8)
     figure.savefig(path, dpi=150)
+
+
+def _draw_variant(
+    axes: "Axes", curves: Sequence[Sequence[tuple[int, float]]], colour: str, label: str
+) -> None:
+    points = [dict(curve) for curve in curves]
+    for curve in points:
+        axes.plot(list(curve), list(curve.values()), color=colour, alpha=0.35, linewidth=1)
+    shared = sorted(set.intersection(*(set(curve) for curve in points)))
+    means = [mean(curve[seen] for curve in points) for seen in shared]
+    axes.plot(shared, means, color=colour, linewidth=2.5, label=label)
 
 
 def _cond(run: SeedRun, method: str) -> float | None:
