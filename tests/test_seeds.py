@@ -30,6 +30,22 @@ def test_table_shows_mean_spread_and_every_seed() -> None:
     assert lines[-1] == "| on_policy | 0.300 | 0.300 | never |"
 
 
+def test_variants_are_compared_seed_by_seed() -> None:
+    def runs(*policies: float) -> dict[int, SeedRun]:
+        found = {seed: run(value) for seed, value in enumerate(policies)}
+        for one in found.values():
+            value = one["test"]["policy"]["cond_recall_at_1"]
+            one["test"]["policy"] |= {"recall_at_1": value, "mrr": value}  # type: ignore[operator]
+        return found
+
+    text = seeds_table({"exact": runs(0.7, 0.6, 0.8), "balanced": runs(0.5, 0.5, 0.7)})
+    # differences 0.2, 0.1, 0.1: mean 0.1333, sd 0.0577, and t(0.975, 2 degrees) = 4.303
+    cell = "+0.133 [-0.010, +0.277]"
+    assert f"| exact - balanced | {cell} | {cell} | {cell} | 3 |" in text.splitlines()
+    alone = seeds_table({"exact": runs(0.7), "balanced": runs(0.5, 0.5)})
+    assert "paired by seed" not in alone
+
+
 def test_without_reference_boxes_there_is_no_ratio() -> None:
     assert "| policy / reference | - | - |" in seeds_table({"balanced": {0: run(0.6, None)}})
 

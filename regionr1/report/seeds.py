@@ -1,6 +1,7 @@
 """Several runs of one recipe side by side: tables with mean and every seed, and learning curves."""
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, TypedDict
@@ -18,6 +19,7 @@ POLICY_METRICS = (
     *("cond_recall_at_1", "recall_at_1", "mrr", "ndcg"),
     *("region_rate", "invalid_rate", "iou"),
 )
+DIFFERENCE_METRICS = ("cond_recall_at_1", "recall_at_1", "mrr")
 COLOURS = ("#d96c00", "#2a6fb0", "#3a8f4d", "#8a4fa3")
 
 
@@ -60,11 +62,33 @@ def seeds_table(results: Runs) -> str:
         parts.append(_markdown(heads, rows))
     rows = []
     for variant, runs in results.items():
-        of_policy = [run["test"].get("policy", {}) for run in runs.values()]
-        cells = [_spread([test.get(metric) for test in of_policy]) for metric in POLICY_METRICS]
+        cells = [_spread([_policy(run, m) for run in runs.values()]) for m in POLICY_METRICS]
         rows.append([variant, *cells, f"{mean(run['fit_s'] for run in runs.values()):.0f} s"])
     heads = ["policy, test, mean ± sd", *(METRICS[metric] for metric in POLICY_METRICS), "fit"]
-    return "\n\n".join([*parts, _markdown(heads, rows), _speed_table(results)]) + "\n"
+    parts += [_markdown(heads, rows), *_differences(results), _speed_table(results)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _differences(results: Runs) -> list[str]:
+    """At most one table: each two variants, paired by the seeds that both have."""
+    from scipy.stats import ttest_rel
+
+    rows = []
+    for (name, runs), (other_name, other_runs) in combinations(results.items(), 2):
+        seeds = sorted(set(runs) & set(other_runs))
+        cells = []
+        for metric in DIFFERENCE_METRICS:
+            pairs = [(_policy(runs[s], metric), _policy(other_runs[s], metric)) for s in seeds]
+            known = [(ours, theirs) for ours, theirs in pairs if None not in (ours, theirs)]
+            if len(known) < max(2, len(seeds)):
+                break
+            ours, theirs = zip(*known, strict=True)
+            low, high = ttest_rel(ours, theirs).confidence_interval()
+            cells.append(f"{mean(ours) - mean(theirs):+.3f} [{low:+.3f}, {high:+.3f}]")
+        else:
+            rows.append([f"{name} - {other_name}", *cells, str(len(seeds))])
+    heads = ["paired by seed, test, 95% t-interval", *(METRICS[m] for m in DIFFERENCE_METRICS)]
+    return [_markdown([*heads, "seeds"], rows)] if rows else []
 
 
 def queries_to_prefer_region(run: SeedRun) -> int | None:
@@ -128,6 +152,10 @@ def _draw_variant(
     shared = sorted(set.intersection(*(set(curve) for curve in points)))
     means = [mean(curve[seen] for curve in points) for seen in shared]
     axes.plot(shared, means, color=colour, linewidth=2.5, label=label)
+
+
+def _policy(run: SeedRun, metric: str) -> float | None:
+    return run["test"].get("policy", {}).get(metric)
 
 
 def _cond(run: SeedRun, method: str) -> float | None:
