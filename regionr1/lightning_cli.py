@@ -186,8 +186,9 @@ def quiet_lightning() -> None:
         "does not have many workers",
         "in eval mode at the start of training",  # the frozen tower and scorer
         "method of metric MeanMetric was called before",  # over nothing: NaN, shown as missing
-        "`is_gradient_checkpointing` is deprecated",  # asked by peft of transformers 5
+        "gradient_checkpointing\\w*` is deprecated",  # asked by peft of transformers 5
         "treespec, LeafSpec",  # Lightning with torch 2.13
+        "functional.all_gather is deprecated",  # Lightning with torch 2.13
     ):
         warnings.filterwarnings("ignore", message=f".*{message}")
     warnings.filterwarnings(

@@ -66,24 +66,39 @@ def true_gradient(theta: torch.Tensor, only_two: bool = False) -> torch.Tensor:
     return torch.tensor([(up - down) / 2e-6 for up, down in ends], dtype=torch.float64)
 
 
-def estimate(theta: torch.Tensor, decider: str, **options) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean (15,) and summed variance of the gradient that one group gives, over all groups."""
+def estimate(
+    theta: torch.Tensor, decider: str, sampler: torch.Tensor | None = None, **options
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean (15,) and summed variance of the gradient that one group gives, over all groups.
+
+    Args:
+        theta: The policy.
+        decider: As `model.decision`.
+        sampler: The policy that sampled; None when that is theta.
+        **options: Of the objective.
+    """
     regions = {"exact": G, "balanced": G - 1, "on_policy": 0}[decider]
     slots = [BOXES] * regions + [[ANSWERS[0]] if decider == "balanced" else ANSWERS] * (G - regions)
     groups = list(itertools.product(*slots))
     each = theta.expand(len(groups), -1).clone().requires_grad_()  # a policy per group
     ids = torch.tensor(groups)  # (N, G, 3)
-    decision, first, second = tables(each)
     row = torch.arange(len(groups))[:, None]
-    logp = torch.stack(
-        [
-            decision[row, ids[..., 0]],
-            first[row, ids[..., 1]],
-            second[row, ids[..., 1], ids[..., 2]],
-        ],
-        dim=-1,
-    )
-    mask = torch.ones_like(logp, dtype=torch.bool)
+
+    def scored(weights: torch.Tensor) -> Scored:
+        decision, first, second = tables(weights)
+        logp = torch.stack(
+            [
+                decision[row, ids[..., 0]],
+                first[row, ids[..., 1]],
+                second[row, ids[..., 1], ids[..., 2]],
+            ],
+            dim=-1,
+        )
+        return Scored(logp, decision[:, FULL], decision[:, REGION])
+
+    now = scored(each)
+    old = None if sampler is None else scored(sampler.expand(len(groups), -1))
+    mask = torch.ones_like(now.logp, dtype=torch.bool)
     mask[..., 1:] = (ids[..., :1] == REGION).expand(-1, -1, 2)
     decides = torch.zeros_like(mask)
     decides[..., 0] = True
@@ -94,12 +109,11 @@ def estimate(theta: torch.Tensor, decider: str, **options) -> tuple[torch.Tensor
     group = Group(
         mask, dictated, decides, region, ids[..., 0], rewards, R_FULL * constant, R_OTHER * constant
     )
-    now = Scored(logp, decision[:, FULL], decision[:, REGION])
     settings = {"loss_type": "luspo", "baseline": "leave_one_out"} | options
-    loss, _ = step_loss(Objective(decision=decider, **settings), group, now)
+    loss, _ = step_loss(Objective(decision=decider, **settings), group, now, old)
     loss.backward()
     gradients = -each.grad * len(groups)  # the loss is a mean over groups
-    chance = (logp.detach() * mask * ~dictated).sum((1, 2)).exp()
+    chance = ((old or now).logp.detach() * mask * ~dictated).sum((1, 2)).exp()
     assert chance.sum().item() == pytest.approx(1)
     mean = chance @ gradients
     return mean, chance @ (gradients - mean).square().sum(-1)
@@ -130,6 +144,20 @@ def test_the_exact_mode_is_exact_by_default() -> None:
     assert Objective(decision="balanced").averaging == "grpo"
     mean, _ = estimate(STARTS["even"], "exact", loss_type=None, baseline="mean")
     torch.testing.assert_close(mean, true_gradient(STARTS["even"]), atol=1e-8, rtol=1e-6)
+
+
+def test_the_correction_is_right_by_default_and_at_later_steps_of_one_rollout() -> None:
+    assert Objective(balanced_correction=True).averaging == "luspo"
+    theta, options = STARTS["even"], {"balanced_correction": True, "loss_type": None}
+    true = true_gradient(theta, only_two=True)
+    mean, _ = estimate(theta, "balanced", **options)
+    torch.testing.assert_close(mean, true, atol=1e-8, rtol=1e-6)
+
+    sampler = theta.clone()
+    sampler[:2] += torch.tensor([0.8, -0.7])  # the decision has moved since, the boxes have not
+    wide = {"epsilon_low": 1.0, "epsilon_high": 100.0}
+    mean, _ = estimate(theta, "balanced", sampler, **options, **wide)
+    torch.testing.assert_close(mean, true, atol=1e-8, rtol=1e-6)
 
 
 def test_the_floor_lifts_the_box_part_only() -> None:

@@ -86,6 +86,33 @@ def test_mixed_precision_does_not_reach_the_scorer() -> None:
     assert torch.equal(scores, reranker.scores(plain, candidates))
 
 
+class LearnedScorer(ColourScorer):
+    """Left as torch makes it: in train mode, with gradients and dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = torch.nn.Sequential(torch.nn.Linear(12, 12), torch.nn.Dropout(0.5))
+
+    def embed_images(self, images):
+        return torch.nn.functional.normalize(self.head(super().embed_images(images)), dim=1)
+
+
+def test_a_scorer_of_ones_own_is_frozen_in_training_too(tiny_policy, tmp_path) -> None:
+    path = tmp_path / "learned.yaml"
+    path.write_text("class_path: test_reranker.LearnedScorer\n")
+    reranker = RewardReranker(str(path))
+    image = noise(40, 30, 0)
+    stored = reranker.scorer.embed_candidates([image], [""])
+    rgrpo = module(written(tiny_policy))
+    rgrpo.reranker = reranker
+    rgrpo.train()
+    views = reranker.views([image], [[(0, 0, 40, 30)]])
+    assert torch.equal(views.embeddings[0], stored) and not views.embeddings.requires_grad
+    checkpoint = {"state_dict": rgrpo.state_dict()}
+    rgrpo.on_save_checkpoint(checkpoint)
+    assert not any("reranker" in name for name in checkpoint["state_dict"])
+
+
 def test_scores_are_cosines_of_views_and_candidates() -> None:
     views = torch.nn.functional.normalize(torch.randn(2, 3, 12), dim=-1)
     candidates = torch.nn.functional.normalize(torch.randn(2, 5, 12), dim=-1)

@@ -109,6 +109,16 @@ def test_another_tower_or_dtype_never_takes_them(folder, images, tmp_path) -> No
     assert len(list(tmp_path.iterdir())) == 3, "a folder for each tower"
 
 
+def test_mixed_precision_has_features_of_its_own(folder, images, tmp_path) -> None:
+    policy = opened(folder, vision_cache=str(tmp_path))
+    whole = policy.encode(images, QUESTIONS).features
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = policy.encode(images, QUESTIONS).features
+    assert policy.vision.computed == 4 and not torch.equal(whole, mixed)
+    assert torch.equal(policy.encode(images, QUESTIONS).features, whole)
+    assert policy.vision.computed == 4
+
+
 def test_a_broken_file_is_named(folder, images, tmp_path) -> None:
     opened(folder, vision_cache=str(tmp_path)).encode(images, QUESTIONS)
     for path in tmp_path.rglob("*.safetensors"):

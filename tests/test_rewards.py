@@ -168,6 +168,9 @@ def test_the_release_takes_garbage_for_full_and_never_adds_the_encouragement():
 def test_the_releases_box_without_area():
     penalty = CropPrior().penalty(torch.tensor([2.0, 2.0, 3.0, 3.0])).item()
     assert total(reward([REGION], [FIRST], penalty=penalty, weights=RELEASE)).item() == -1
+    # written backwards, which reads as INVALID, and not as FULL
+    backwards = reward([INVALID], [FIRST], full=FIRST, penalty=penalty, weights=RELEASE)
+    assert total(backwards).item() == -1
     slim = total(reward([REGION], [FIRST], penalty=0.9, weights=RELEASE)).item()
     assert slim == pytest.approx(5 * total(reward([REGION], [FIRST])).item())
 

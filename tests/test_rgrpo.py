@@ -345,6 +345,24 @@ def test_a_group_of_equal_rewards_teaches_nothing(tiny_policy) -> None:
     assert all(torch.equal(before[n], v) for n, v in policy.adapter_state().items())
 
 
+def test_a_precision_that_would_round_boxes_and_candidates_is_refused(policy) -> None:
+    with pytest.raises(UserError, match="trainer.precision=bf16-true would round boxes"):
+        trainer(1, precision="bf16-true").fit(module(policy), datamodule=OneBatch(colour_batch()))
+    assert not hasattr(policy, "history")
+
+
+@pytest.mark.parametrize("path", ["two_pass", "packed", "dense"])
+def test_mixed_precision_keeps_every_gradient(tiny_policy, path) -> None:
+    """What sampling casts without gradient must not be used again by the loss."""
+    policy = CropPolicy(str(tiny_policy), lora_rank=4, max_new_tokens=20, logprob_path=path)
+    move_adapter(policy)
+    before = copy.deepcopy(policy.adapter_state())
+    options = {"decision": "exact", "optimizer": lambda p: torch.optim.SGD(p, lr=1.0)}
+    run = trainer(1, precision="bf16-mixed")
+    run.fit(module(policy, **options), datamodule=OneBatch(colour_batch()))
+    assert all(not torch.equal(before[n], v) for n, v in policy.adapter_state().items())
+
+
 def test_shards_of_another_scorer_are_refused(policy) -> None:
     with pytest.raises(
         UserError, match="made by scorer other, but model.reranker is scorer colour"
@@ -361,6 +379,7 @@ def test_shards_of_another_scorer_are_refused(policy) -> None:
         ({"kl_weight": -0.1}, "kl_weight is -0.1"),
         ({"num_iterations": 0}, "num_iterations is 0"),
         ({"decision": "exact", "balanced_correction": True}, "decision=balanced"),
+        ({"stratified": 0.5, "baseline": "leave_one_out"}, "set model.baseline to mean"),
     ],
 )
 def test_bad_settings_are_refused(policy, options, words) -> None:

@@ -15,6 +15,7 @@ def group_advantages(
     rewards: Tensor,
     scale: Literal["none", "group", "batch"] = "none",
     baseline: Literal["mean", "leave_one_out"] = "mean",
+    batch_std: Tensor | None = None,
 ) -> Tensor:
     """Rewards (B, G) -> advantages (B, G).
 
@@ -26,6 +27,7 @@ def group_advantages(
             `none` by default.
         baseline: The group's mean, or the mean of the other G - 1 rollouts (RLOO, arXiv
             2402.14740), which is unbiased for any G.
+        batch_std: The deviation that `batch` divides by; left out, that of `rewards`.
 
     Returns:
         (B, G); exactly 0 throughout a group whose rewards are all equal.
@@ -47,13 +49,17 @@ def group_advantages(
     if scale == "group":
         advantages = advantages / (rewards.std(dim=1, keepdim=True) + _EPSILON)
     elif scale == "batch":
-        advantages = advantages / (rewards.std() + _EPSILON)
+        advantages = advantages / _batch_scale(rewards, batch_std)
     # The mean of equal floats may miss them by a bit; such a group says nothing, not little.
     return advantages.masked_fill(_tied(rewards), 0.0)
 
 
 def stratified_advantages(
-    rewards: Tensor, decision: Tensor, scale: Literal["none", "group", "batch"], blend: float
+    rewards: Tensor,
+    decision: Tensor,
+    scale: Literal["none", "group", "batch"],
+    blend: float,
+    batch_std: Tensor | None = None,
 ) -> Tensor:
     """Advantages (B, G) partly within a group's own decisions (Stratified GRPO, arXiv 2510.06214).
 
@@ -66,13 +72,14 @@ def stratified_advantages(
         decision: (B, G) integers; rollouts of a query with the same one are a stratum.
         scale: See `group_advantages`; `group` divides a stratum by its own deviation.
         blend: Share of the stratified advantage, 0 to 1; the rest is `group_advantages`.
+        batch_std: See `group_advantages`.
 
     Raises:
         UserError: a blend outside 0..1, or as `group_advantages`.
     """
     if not 0 <= blend <= 1:
         raise UserError(f"stratified must be between 0 and 1, got {blend}.")
-    plain = group_advantages(rewards, scale)
+    plain = group_advantages(rewards, scale, batch_std=batch_std)
     like = (decision[:, :, None] == decision[:, None]).to(rewards)  # (B, G, G)
     count = like.sum(-1)
     centred = rewards - (like @ rewards[..., None]).squeeze(-1) / count
@@ -80,7 +87,7 @@ def stratified_advantages(
         square = (like @ centred.square()[..., None]).squeeze(-1)
         centred = centred / ((square / (count - 1).clamp(min=1)).sqrt() + _EPSILON)
     elif scale == "batch":
-        centred = centred / (rewards.std() + _EPSILON)
+        centred = centred / _batch_scale(rewards, batch_std)
     tied = ((rewards[:, :, None] == rewards[:, None]) | (like == 0)).all(-1)
     return blend * centred.masked_fill(tied, 0.0) + (1 - blend) * plain
 
@@ -93,6 +100,10 @@ def dead_group_fraction(rewards: Tensor) -> Tensor:
     """
     _check(rewards)
     return _tied(rewards).float().mean()
+
+
+def _batch_scale(rewards: Tensor, batch_std: Tensor | None) -> Tensor:
+    return (rewards.std() if batch_std is None else batch_std) + _EPSILON
 
 
 def _tied(rewards: Tensor) -> Tensor:

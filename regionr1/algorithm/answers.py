@@ -18,6 +18,9 @@ REGION_SUFFIX = "]}"
 MAX_COORDINATE = 1e6
 """Beyond any image. A bound, so that no number a model writes can overflow further on."""
 
+NO_AREA = "the box has no area"
+"""The reason of an INVALID answer whose box is written in order, but backwards or thin."""
+
 _KEY = '"bbox_2d"'
 _BOX = re.compile(_KEY + r"\s*:\s*\[([^\[\]]*)\]\s*[,}]")
 _NUMBER = re.compile(r"\s*(-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*")
@@ -86,7 +89,7 @@ def _parse_box(answer: str) -> Action:
         return _invalid("a coordinate is beyond any image")
     x1, y1, x2, y2 = values
     if x2 <= x1 or y2 <= y1:
-        return _invalid("the box has no area")
+        return _invalid(NO_AREA)
     return Action(Decision.REGION, (x1, y1, x2, y2))
 
 

@@ -48,6 +48,7 @@ class Group(NamedTuple):
         rewards: (B, G).
         full_reward: (B,) reward of FULL; `exact` only.
         other_reward: (B,) reward of an answer that is neither; `exact` only.
+        batch_std: Deviation that `batch` scales by, where it is not that of these rewards alone.
     """
 
     mask: Tensor
@@ -58,6 +59,19 @@ class Group(NamedTuple):
     rewards: Tensor
     full_reward: Tensor | None = None
     other_reward: Tensor | None = None
+    batch_std: Tensor | None = None
+
+
+class TokenCounts(NamedTuple):
+    """Tokens of a rank's batch, averaged over ranks, which some losses are divided by.
+
+    Attributes:
+        loss: Those that the sampled part of the loss is about.
+        kl: Those that the sampled part of the KL term is about.
+    """
+
+    loss: Tensor
+    kl: Tensor
 
 
 @dataclass(frozen=True)
@@ -102,6 +116,9 @@ class Objective:
             "model.stratified needs groups of both decisions, which exact has not: set it to 0": (
                 not (self.stratified and self.decision == "exact")
             ),
+            "model.stratified compares with means only: set model.baseline to mean": (
+                not (self.stratified and self.baseline != "mean")
+            ),
             f"model.region_floor must be between 0 and 1, got {self.region_floor}": (
                 0 <= self.region_floor <= 1
             ),
@@ -112,22 +129,38 @@ class Objective:
 
     @property
     def averaging(self) -> LossType:
-        """The loss type; left out, token sums for `exact`, whose gradient is then exact too."""
-        return self.loss_type or ("luspo" if self.decision == "exact" else "grpo")
+        """The loss type; left out, token sums where the gradient is to be the policy's own."""
+        own = self.decision == "exact" or self.balanced_correction
+        return self.loss_type or ("luspo" if own else "grpo")
 
     @property
     def counts_tokens(self) -> bool:
         """Whether the loss is divided by the tokens of all ranks."""
         return self.averaging in ("dapo", "cispo", "vespo")
 
+    def loss_mask(self, group: Group) -> Tensor:
+        """(B, G, T) the tokens that the sampled part of the loss is about."""
+        if self.decision == "exact":
+            return group.mask & ~group.dictated & ~group.decides
+        if self.balanced_correction:
+            return group.mask & (group.decides | ~group.dictated)
+        # Dictated tokens count like sampled ones: from them balanced sampling learns the decision.
+        return group.mask
+
+    def kl_mask(self, group: Group) -> Tensor:
+        """(B, G, T) the tokens that the sampled part of the KL term is about."""
+        if self.decision == "exact" or self.kl == "exact_decision":
+            return group.mask & ~group.dictated & ~group.decides
+        return group.mask
+
 
 def step_loss(
     objective: Objective,
     group: Group,
     now: Scored,
-    old_logp: Tensor | None = None,
+    old: Scored | None = None,
     reference: Scored | None = None,
-    tokens: Tensor | None = None,
+    tokens: TokenCounts | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of one gradient step, and what to log of it, scalars.
 
@@ -135,15 +168,16 @@ def step_loss(
         objective: Which loss.
         group: What was sampled and what it earned.
         now: Under the policy, with gradient.
-        old_logp: (B, G, T) under the policy that sampled; None when that is this policy.
+        old: Under the policy that sampled, without gradient; None when that is this policy.
         reference: Under the reference policy; needed where kl_weight is above 0.
-        tokens: Tokens of a rank's batch, averaged over ranks; see `aggregate`.
+        tokens: On several ranks, for losses that are divided by tokens; see `aggregate`.
     """
-    mask, advantages = _advantages(objective, group, now)
+    advantages = _advantages(objective, group, now, old or now)
     stats = policy_loss(
-        now.logp, old_logp, advantages, mask, objective.averaging, objective.epsilon_low,
-        objective.epsilon_high, objective.max_completion_length,
-        objective.importance_sampling_level, objective.delta, objective.loss_shape, tokens,
+        now.logp, old.logp if old else None, advantages, objective.loss_mask(group),
+        objective.averaging, objective.epsilon_low, objective.epsilon_high,
+        objective.max_completion_length, objective.importance_sampling_level, objective.delta,
+        objective.loss_shape, tokens.loss if tokens else None,
     )  # fmt: skip
     loss = stats.loss
     logged = {
@@ -161,31 +195,31 @@ def step_loss(
     if objective.kl_weight > 0:
         if reference is None:
             raise ValueError("a KL term needs the reference's log-probabilities")
-        kl = _kl(objective, group, now, reference, old_logp, tokens)
+        kl = _kl(objective, group, now, reference, old or now, tokens.kl if tokens else None)
         loss = loss + objective.kl_weight * kl
         logged["kl"] = kl.detach()
     return loss, logged
 
 
-def _advantages(objective: Objective, group: Group, now: Scored) -> tuple[Tensor, Tensor]:
-    """The tokens that the sampled part of the loss is about, and their advantages."""
-    rewards, scale = group.rewards, objective.scale_rewards
+def _advantages(objective: Objective, group: Group, now: Scored, old: Scored) -> Tensor:
+    """(B, G) or (B, G, T)."""
+    rewards, scale, std = group.rewards, objective.scale_rewards, group.batch_std
     if objective.decision == "exact":
         # The mean of the others: a box compared with a mean that holds itself is biased.
-        boxes = group_advantages(rewards, scale, "leave_one_out")
+        boxes = group_advantages(rewards, scale, "leave_one_out", std)
         weight = region_weight(now.log_p_region, objective.region_floor)
-        return group.mask & ~group.dictated & ~group.decides, weight[:, None] * boxes
+        return weight[:, None] * boxes
     if objective.balanced_correction:
         group_advantages(rewards)  # refuses rewards that are not numbers
-        return group.mask & (group.decides | ~group.dictated), corrected_advantages(
+        corrected = corrected_advantages(
             rewards, group.region, group.decides, now.log_p_full, now.log_p_region
         )
-    # Dictated tokens count like sampled ones: from them balanced sampling learns the decision.
+        # These weights are the new policy's already: the loss's ratio would count it twice.
+        ratio = (now.logp - old.logp).detach().exp()
+        return corrected / ratio.where(group.decides, 1.0)
     if objective.stratified > 0:
-        return group.mask, stratified_advantages(
-            rewards, group.decision, scale, objective.stratified
-        )
-    return group.mask, group_advantages(rewards, scale, objective.baseline)
+        return stratified_advantages(rewards, group.decision, scale, objective.stratified, std)
+    return group_advantages(rewards, scale, objective.baseline, std)
 
 
 def _expected(group: Group, now: Scored) -> Tensor:
@@ -205,23 +239,18 @@ def _kl(
     group: Group,
     now: Scored,
     reference: Scored,
-    old_logp: Tensor | None,
+    old: Scored,
     tokens: Tensor | None,
 ) -> Tensor:
     exact = objective.decision == "exact"
-    mask, kind = group.mask, objective.averaging
-    length = objective.max_completion_length
-    if objective.kl == "k3" and not exact:
-        return aggregate(kl_k3(now.logp, reference.logp), mask, kind, length, tokens)
-    old = None
-    if objective.kl != "k3":
-        old = now.logp.detach() if old_logp is None else old_logp
-    if objective.kl != "exact_decision" and not exact:
-        return aggregate(kl_k3(now.logp, reference.logp, old), mask, kind, length, tokens)
-    # The chain rule: KL of the decision, and of the box as often as there is one.
-    decided = decision_kl(*now[1:], *reference[1:]).mean()
-    k3 = kl_k3(now.logp, reference.logp, old)
+    old_logp = None if objective.kl == "k3" else old.logp.detach()
+    k3 = kl_k3(now.logp, reference.logp, old_logp)
     if exact:
         k3 = k3 * now.log_p_region.exp()[:, None, None]
-    rest = mask & ~group.dictated & ~group.decides
-    return decided + aggregate(k3, rest, kind, length, tokens)
+    sampled = aggregate(
+        k3, objective.kl_mask(group), objective.averaging, objective.max_completion_length, tokens
+    )
+    if not exact and objective.kl != "exact_decision":
+        return sampled
+    # The chain rule: KL of the decision, and of the box as often as there is one.
+    return decision_kl(*now[1:], *reference[1:]).mean() + sampled

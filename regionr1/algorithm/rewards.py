@@ -85,7 +85,8 @@ def reward_parts(
         full_scores: (B, K) scores of the full image.
         labels: (B, K) bool, True = positive.
         valid: (B, K) bool, False = padding.
-        box_penalty: (B, G) eta(b), 0..1, 1 = no area inside the image; read where REGION.
+        box_penalty: (B, G) eta(b), 0..1, 1 = no area inside the image; read where REGION, and by
+            the release where INVALID too: 1 there is a box that was written without area.
         bonus: Encouragement of REGION at this step.
         weights: What each part counts.
 
@@ -106,12 +107,12 @@ def reward_parts(
     zero = torch.zeros(decision.shape, device=full_scores.device)
 
     if weights.variant == "release":
-        no_area = region & (box_penalty >= 1)
+        no_area = (decision != Decision.FULL) & (box_penalty >= 1)
         parts = {name: (_RELEASE_SCALE * d).where(~no_area, 0.0) for name, d in delta.items()}
         floor = (_RELEASE_SCALE * _RELEASE_FLOOR - total(parts)).clamp(min=0)
         return parts | {
             "floor": floor,
-            "full": torch.where(~region & full_first, 1.0, zero),
+            "full": torch.where(~region & ~no_area & full_first, 1.0, zero),
             "penalty": torch.where(no_area, -1.0, zero),
             "encouragement": zero,
         }

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from regionr1.algorithm.answers import Decision
+from regionr1.algorithm.answers import NO_AREA, Decision
 from regionr1.algorithm.boxes import CropPrior
 from regionr1.algorithm.objective import Group
 from regionr1.algorithm.rewards import RewardWeights, reward_parts, total
@@ -93,6 +93,8 @@ def earn(
     decision = rollouts.decision.to(device)
     known = decision.new_tensor(KNOWN).expand(len(batch), -1)
     boxes = pad(rollouts.boxes_unit.to(device), more, value=math.nan)
+    thin = [[action.reason == NO_AREA for action in row] for row in rollouts.actions]
+    thin_box = pad(torch.tensor(thin, device=device), (0, len(KNOWN)))
     sizes = torch.tensor([batch.heights, batch.widths], device=device).T
     with stage("reward"):
         full = reranker.scores(batch.full_embedding[:, None], batch.candidates)[:, 0]
@@ -102,7 +104,7 @@ def earn(
             full,
             batch.labels,
             batch.valid,
-            prior.penalty(boxes, sizes),
+            prior.penalty(boxes, sizes).masked_fill(thin_box, 1.0),
             prior.bonus(step),
             weights,
         )

@@ -114,13 +114,15 @@ class HubScorer(Scorer):
         if len(images) != len(texts):
             raise ValueError(f"{len(images)} candidate images but {len(texts)} texts")
         features = self._image_features(images)
-        if self.text == "none" or not any(texts):
-            return normalize(features, dim=-1)
-        words = self._text_features(texts)
-        if self.text == "release_sum":
-            return normalize(features + words, dim=-1)
-        mixed = torch.lerp(normalize(features, dim=-1), normalize(words, dim=-1), self.text_weight)
-        return normalize(mixed, dim=-1)
+        told = [i for i, text in enumerate(texts) if text and self.text != "none"]
+        if told:  # a candidate without text is its image, whatever comes with it
+            words = self._text_features([texts[i] for i in told])
+            if self.text == "release_sum":
+                features[told] += words
+            else:
+                seen, words = normalize(features[told], dim=-1), normalize(words, dim=-1)
+                features[told] = torch.lerp(seen, words, self.text_weight)
+        return normalize(features, dim=-1)
 
     @property
     def _device(self) -> torch.device:

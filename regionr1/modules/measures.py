@@ -1,5 +1,6 @@
 """What a run logs: TRL's names where TRL has one, and ours for decisions, boxes and rankings."""
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -20,28 +21,29 @@ def training_metrics(
     parts: dict[str, Tensor],
     rewards: Tensor,
     token_entropy: Tensor,
-    max_length: int,
+    ends: Tensor,
 ) -> dict[str, Tensor]:
-    """The metrics of one training step, scalars.
+    """The metrics of one training step, scalars; NaN where there was nothing to average.
 
     Args:
         rollouts: G answers to each of B queries.
         parts: Named reward parts, (B, G) each.
         rewards: Their sum (B, G).
         token_entropy: (B, G, T) entropies in nats.
-        max_length: Most tokens of a completion.
+        ends: (n,) ids that end a completion; one without was cut off.
     """
     mask = rollouts.mask
-    lengths = mask.sum(-1).float()
+    lengths = mask.sum(-1)
+    last = rollouts.completion_ids.gather(-1, lengths[..., None] - 1)[..., 0]
     region = rollouts.decision == Decision.REGION
     p = rollouts.p_full.double().clamp(1e-12, 1 - 1e-12)
     metrics = {
         "reward": rewards.mean(),
         "reward_std": rewards.std(),
         "frac_reward_zero_std": dead_group_fraction(rewards),
-        "completions/mean_length": lengths.mean(),
-        "completions/max_length": lengths.max(),
-        "completions/clipped_ratio": (lengths >= max_length).float().mean(),
+        "completions/mean_length": lengths.float().mean(),
+        "completions/max_length": lengths.max().float(),
+        "completions/clipped_ratio": (~torch.isin(last, ends)).float().mean(),
         "entropy": (token_entropy.detach() * mask).sum() / rollouts.chosen.sum(),
         "decision/region_rate": region.float().mean(),
         "decision/p_full": rollouts.p_full.mean(),
@@ -51,13 +53,33 @@ def training_metrics(
     for name, part in parts.items():
         metrics[f"rewards/{name}/mean"] = part.mean()
         metrics[f"rewards/{name}/std"] = part.std()
-    if region.any():
-        metrics["box/area"] = area(clamp_unit(rollouts.boxes_unit[region])).mean()
-        metrics["reward/region"] = rewards[region.to(rewards.device)].mean()
-    full = (rollouts.decision == Decision.FULL).to(rewards.device)
-    if full.any():
-        metrics["reward/full"] = rewards[full].mean()
+    metrics["box/area"] = area(clamp_unit(rollouts.boxes_unit[region])).mean()
+    metrics["reward/region"] = rewards[region.to(rewards.device)].mean()
+    metrics["reward/full"] = rewards[(rollouts.decision == Decision.FULL).to(rewards.device)].mean()
     return metrics
+
+
+def mean_over_ranks(
+    metrics: dict[str, Tensor], gather: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """Means of what every rank measured.
+
+    Args:
+        metrics: Scalars under the same names on every rank.
+        gather: From a tensor to those of all ranks, stacked; one rank's may stay as it is.
+
+    Returns:
+        Without those that had nothing to average on any rank.
+    """
+    values = torch.stack([value.detach().float().cpu() for value in metrics.values()])
+    ranks = gather(values).view(-1, len(values))
+    means = dict(zip(metrics, ranks.mean(0), strict=True))
+    for name in ("box/area", "reward/region", "reward/full"):
+        if name in means:
+            means[name] = ranks[:, list(metrics).index(name)].nanmean()
+            if means[name].isnan():
+                del means[name]
+    return means
 
 
 def scorer_metrics(views: EncodedViews) -> dict[str, Tensor]:

@@ -217,7 +217,8 @@ class CropPolicy(LightningModule):
             images: B images.
             questions: B questions.
             force_region: Dictate REGION, so that every query gets a box.
-            use_adapter: False gives the policy as it was before training.
+            use_adapter: False gives the base model: the policy before training, unless training
+                began from a given adapter.
         """
         forced = torch.full((len(images), 1), int(Decision.REGION)) if force_region else None
         with self.adapter(use_adapter):
@@ -237,6 +238,7 @@ class CropPolicy(LightningModule):
         if use_adapter and torch.is_grad_enabled():  # its gradient serves once
             prefix, rollouts.prefix = rollouts.prefix, None
             prefix = prefix if self.prefill_is_exact else None  # the mode may have changed
+        torch.clear_autocast_cache()  # before torch 2.10, sampling leaves it casts without gradient
         with self.adapter(use_adapter), self.stage("logprobs" if use_adapter else "reference"):
             return self._pass(rollouts, self.logprob_path, prefix)
 

@@ -50,6 +50,7 @@ class RewardReranker(LightningModule):
         self.scorer = load_scorer(scorer)
         self.remember = remember
         self.memory: OrderedDict[tuple[str, BoxPx], Tensor] = OrderedDict()
+        self.eval().requires_grad_(False)  # also a scorer of one's own that does not say so
 
     def train(self, mode: bool = True) -> "RewardReranker":
         """Stays in eval mode: it is frozen."""
@@ -59,6 +60,7 @@ class RewardReranker(LightningModule):
         """The scorer's fingerprint, whose embeddings the shards must hold."""
         return self.scorer.fingerprint()
 
+    @torch.no_grad()
     def views(
         self,
         images: Sequence[Image.Image],

@@ -2,8 +2,8 @@
 
 For each query, a group of G answers is sampled; each crop is scored by the frozen re-ranker; an
 answer's advantage is its reward minus its group's mean; and the policy moves towards what was
-better, held near the policy it started from by a KL term. Decision-balanced sampling dictates the
-first word of every answer, so that each group holds both FULL and REGION; the exact decision
+better, held near the policy without its adapter by a KL term. Decision-balanced sampling dictates
+the first word of every answer, so that each group holds both FULL and REGION; the exact decision
 samples boxes only and computes the rest (`regionr1/algorithm/decision.py`).
 
 With one gradient step per rollout the ratio of new to old probabilities is 1 and clipping never
@@ -12,7 +12,7 @@ acts; the loss is about 0 by construction on balanced advantages. Watch `reward`
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -21,7 +21,15 @@ from torch import Tensor
 
 from regionr1.algorithm.boxes import CropPrior
 from regionr1.algorithm.losses import LossShape, LossType, RatioLevel
-from regionr1.algorithm.objective import Decider, Group, Kl, Objective, Scored, step_loss
+from regionr1.algorithm.objective import (
+    Decider,
+    Group,
+    Kl,
+    Objective,
+    Scored,
+    TokenCounts,
+    step_loss,
+)
 from regionr1.algorithm.rewards import RewardWeights
 from regionr1.data.batch import QueryBatch
 from regionr1.data.datamodule import RerankDataModule
@@ -59,13 +67,14 @@ class RGRPO(LightningModule):
         crop_prior: What is known about crops before learning: the share of REGION, limits of
             shape, padding, and an encouragement that decays.
         reward: Weights of the reward's parts.
-        scale_rewards: Divide advantages by the standard deviation of the `group`, of the `batch`,
-            or by nothing (`none`, as the paper's release).
+        scale_rewards: Divide advantages by the standard deviation of the `group`, of the `batch`
+            (of all ranks), or by nothing (`none`, as the paper's release).
         baseline: What a reward is compared with: the group's `mean`, or `leave_one_out`, which
             `exact` always takes.
         stratified: Share of the advantage taken among rollouts of the same decision only.
         loss_type: The loss, by TRL's names. Left out: `luspo` (token sums, the objective's own
-            gradient) for `exact`, `grpo` (token means) otherwise.
+            gradient) for `exact` and balanced_correction, `grpo` (token means) otherwise. With
+            another one `exact` weighs the box part by it, and the decision as ever.
         importance_sampling_level: Ratio of each `token`, or of the `sequence` (GSPO).
         epsilon_low: Lower clipping distance of the ratio.
         epsilon_high: Upper clipping distance of the ratio; for `cispo` the largest ratio itself.
@@ -135,7 +144,15 @@ class RGRPO(LightningModule):
         self.test_outcomes: list[Outcome] = []
 
     def setup(self, stage: str) -> None:
-        """Refuses data that `check_data` refuses, and steps that cannot be repeated."""
+        """Refuses data that `check_data` refuses, precisions that change what is measured, and
+        steps that cannot be repeated.
+        """
+        if self.trainer.precision not in ("32-true", "bf16-mixed", "16-mixed"):
+            raise UserError(
+                f"trainer.precision={self.trainer.precision} would round boxes, candidates and the "
+                "scorer too: use 32-true or bf16-mixed, and set the policy's own dtype with "
+                "model.policy.init_args.dtype"
+            )
         if self.num_iterations > 1 and self.trainer.accumulate_grad_batches > 1:
             raise UserError(
                 "model.num_iterations above 1 repeats a whole step, so it goes with "
@@ -163,15 +180,16 @@ class RGRPO(LightningModule):
         rollouts, earned, group = self.drawn
         now = self.policy.score(rollouts)
         if self.iteration == 0:
-            self.fixed = (now.logp.detach(), self._reference(rollouts))
-        old_logp, reference = self.fixed
+            old = Scored(*(tensor.detach() for tensor in now.scored))
+            self.fixed = (old, self._reference(rollouts))
+        old, reference = self.fixed
         loss, of_loss = step_loss(
-            self.objective, group, now.scored, old_logp if self.iteration else None, reference,
+            self.objective, group, now.scored, old if self.iteration else None, reference,
             self._tokens(group),
         )  # fmt: skip
 
         logged = measures.training_metrics(
-            rollouts, earned.parts, earned.rewards, now.entropy, self.policy.max_new_tokens
+            rollouts, earned.parts, earned.rewards, now.entropy, self.policy.tokens.eos
         )
         logged |= measures.scorer_metrics(earned.views)
         if self.objective.decision == "exact":  # rollouts of boxes alone do not tell these
@@ -179,10 +197,11 @@ class RGRPO(LightningModule):
             logged["reward/full"] = earned.full.mean()
             logged["decision/gain"] = (earned.rewards.mean(1) - earned.full).mean()
         logged |= of_loss  # with the expected reward, if the decision is exact
-        size = len(batch)
-        self.log("loss", loss.detach(), prog_bar=True, batch_size=size)
-        self.log("reward", logged.pop("reward"), prog_bar=True, batch_size=size)
-        self.log_dict(logged, batch_size=size)
+        logged["loss"] = loss
+        means = measures.mean_over_ranks(logged, self._gather)
+        shown = {name: means.pop(name) for name in ("loss", "reward")}
+        self.log_dict(shown, prog_bar=True, batch_size=len(batch))
+        self.log_dict(means, batch_size=len(batch))
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -214,14 +233,21 @@ class RGRPO(LightningModule):
             self._profile,
         )  # fmt: skip
         group = as_group(rollouts, self.policy.tokens, earned.rewards, earned.full, earned.invalid)
+        if self.objective.scale_rewards == "batch":
+            group = group._replace(batch_std=self._gather(earned.rewards).std())
         return rollouts, earned, group
 
-    def _tokens(self, group: Group) -> Tensor | None:
+    def _gather(self, values: Tensor) -> Tensor:
+        """Those of all ranks, stacked; one rank's stay as they are."""
+        return cast(Tensor, self.all_gather(values))
+
+    def _tokens(self, group: Group) -> TokenCounts | None:
         """Tokens of a rank's batch, averaged over ranks, where the loss is divided by them."""
         if not self.objective.counts_tokens or self.trainer.world_size == 1:
             return None
-        counted = self.all_gather(group.mask.sum())
-        return counted.float().mean()  # type: ignore[union-attr]
+        masks = (self.objective.loss_mask(group), self.objective.kl_mask(group))
+        counted = self._gather(torch.stack([mask.sum() for mask in masks]).float())
+        return TokenCounts(*counted.mean(0))
 
     def _profile(self, stage: str) -> AbstractContextManager:
         """Times a stage with the trainer's profiler."""

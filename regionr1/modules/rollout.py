@@ -134,7 +134,8 @@ def boxes_from_actions(
                 for action in row
             ]
             for row in actions
-        ]
+        ],
+        dtype=torch.float32,
     )
     device = seen_hw.device
     return decision.to(device), frame.to_unit(boxes_seen.to(device), seen_hw)

@@ -2,7 +2,8 @@
 
 The last batch's features are always at hand, for the several passes of an evaluation. With a folder
 they also stay on disk, from epoch to epoch and from run to run. A file's name is a digest of the
-pixels, the image's size, the tower's weights and its dtype, so nothing can be taken for another.
+pixels, the image's size, the tower's weights, its dtype and that of autocast, so nothing can be
+taken for another.
 """
 
 import hashlib
@@ -74,7 +75,7 @@ class VisionCache:
             self._forget()
         device = self.model.get_input_embeddings().weight.device
         images = pixel_values.split(image_grid_thw.prod(-1).tolist())
-        keys = [_key(*pair) for pair in zip(images, image_grid_thw, strict=True)]
+        keys = [_key(*pair, device) for pair in zip(images, image_grid_thw, strict=True)]
         known = {key: self.last[key].to(device) for key in keys if key in self.last}
         for key in dict.fromkeys(keys):
             if key not in known and (stored := self._read(key)) is not None:
@@ -109,8 +110,11 @@ class VisionCache:
         os.replace(name, self.folder / f"{key}.safetensors")
 
 
-def _key(pixels: Tensor, grid: Tensor) -> str:
-    digest = hashlib.sha256(repr((grid.tolist(), str(pixels.dtype))).encode())
+def _key(pixels: Tensor, grid: Tensor, device: torch.device) -> str:
+    autocast = (
+        torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+    )
+    digest = hashlib.sha256(repr((grid.tolist(), str(pixels.dtype), str(autocast))).encode())
     digest.update(pixels.cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
