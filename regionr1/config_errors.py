@@ -45,6 +45,14 @@ def check_config_files(args: list[str]) -> None:
             )
 
 
+KINDS = {
+    "tuple": "a list such as [train,val]",
+    "float": "a number",
+    "int": "a whole number",
+    "bool": "true or false",
+}
+
+
 def explain(message: str, args: list[str]) -> str:
     """One sentence from a message of jsonargparse, with file and line of the key where it comes
     from a file.
@@ -76,7 +84,11 @@ def explain(message: str, args: list[str]) -> str:
         )
         sentence = f"missing {names}; set it in a config file (-c) or as an option"
     else:
-        sentence = " ".join(message.split())
+        sentence = re.sub(
+            r"Expected a <class '(\w+)'>\. Got value: ",
+            lambda kind: f"expected {KINDS.get(kind[1], kind[1])}, got ",
+            " ".join(message.split()),
+        )
         sentence = f"{key}: {sentence}" if key else sentence
     flags = [arg.split("=")[0].replace(".init_args", "") for arg in args]
     if not key or f"--{key}" in flags:  # a flag wins over every file

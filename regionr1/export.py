@@ -37,8 +37,8 @@ def export(
         tracking_uri: Store; left out, MLFLOW_TRACKING_URI or sqlite:///mlruns/mlflow.db.
     """
     uri = prepare_store(tracking_uri or default_tracking_uri())
-    if out is not None and out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty; choose another --out")
+    if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out} is not an empty folder; choose another --out")
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(uri)

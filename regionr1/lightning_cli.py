@@ -1,6 +1,7 @@
 """The four verbs of Lightning, with our classes, MLflow on sqlite and errors of one sentence."""
 
 import logging
+import sys
 import tempfile
 import warnings
 from argparse import ArgumentError
@@ -11,6 +12,7 @@ from typing import Any, cast
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from regionr1.config_errors import check_config_files, explain
 from regionr1.errors import UserError
@@ -27,7 +29,7 @@ from regionr1.tracking.logger import default_tracking_uri
 from regionr1.tracking.prediction_file import PredictionFile
 from regionr1.tracking.provenance import Provenance
 from regionr1.tracking.reported import ReportedModule
-from regionr1.tracking.resume import find_run
+from regionr1.tracking.resume import find_run, measures_otherwise
 from regionr1.tracking.speed import Speed
 from regionr1.tracking.system_metrics import SystemMetrics
 from regionr1.tracking.trial import trial_from_environment
@@ -141,18 +143,32 @@ def run(
             )
         except ArgumentError as error:
             raise UserError(explain(str(error), args)) from error
+        except MisconfigurationException as error:  # what the Trainer refuses
+            raise UserError(f"trainer: {error}") from error
 
 
 def with_resume(args: list[str], folder: Path) -> list[str]:
     """Replaces `--resume RUN_ID` by the config file, checkpoint and run id it stands for; the
-    user's options stay last.
+    user's options stay last. Figures of other data or settings never replace a run's own.
     """
     run_id, rest = take_option(args[1:], "--resume")
     if run_id is None:
+        if args[0] != "fit" and not {"-h", "--help", "--ckpt_path"} & set(args):
+            print(
+                f"{args[0]}: without --resume the policy is as it was before training",
+                file=sys.stderr,
+            )
         return args
     uri, _ = take_option(rest, "--trainer.logger.init_args.tracking_uri")
     resumable = find_run(run_id, uri or default_tracking_uri())
-    return [args[0], *resumable.arguments(folder / "config.yaml"), *rest]
+    other = measures_otherwise(rest) if args[0] in ("validate", "test") else []
+    if other:
+        print(
+            f"{args[0]}: run {resumable.run_id} was not trained with {', '.join(other)}; what "
+            "this measures is logged as a run of its own",
+            file=sys.stderr,
+        )
+    return [args[0], *resumable.arguments(folder / "config.yaml", not other), *rest]
 
 
 def take_option(args: list[str], name: str) -> tuple[str | None, list[str]]:

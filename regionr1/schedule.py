@@ -1,10 +1,13 @@
 """Learning rate schedule of the paper: linear warm-up, then half a cosine down to zero."""
 
 import math
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+
+SHAPE = ("warmup_steps", "total_steps")
 
 
 class WarmupCosine(LRScheduler):
@@ -28,6 +31,10 @@ class WarmupCosine(LRScheduler):
         self.warmup_steps = warmup_steps
         self.total_steps = total_steps
         super().__init__(optimizer, last_epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it is, and not its shape: a resumed run may be given another."""
+        return {k: v for k, v in super().state_dict().items() if k not in SHAPE}
 
     def factor(self, step: int) -> float:
         """Share of the full learning rate at a step."""

@@ -101,7 +101,7 @@ def test_the_traceback_of_a_data_worker_is_cut_off() -> None:
         ("  max_steps: 4", "  max_stepz: 4", ["run.yaml:3", "unknown", "trainer.max_stepz"]),
         ("model:", "modle: 3\nmodel:", ["run.yaml:15", "unknown", "modle"]),
         ("      rank: 2", "      rnk: 2", ["run.yaml:19", "unknown", "model.policy.rnk"]),
-        ("      rank: 2", "      rank: two", ["run.yaml:19", "rank", "int", "two"]),
+        ("      rank: 2", "      rank: two", ["run.yaml:19", "rank", "a whole number", "two"]),
         ("  shards: here", "  batch_size: 2", ["missing", "data.shards"]),
         ("  max_steps: 4", "  max_steps: [4", ["run.yaml:4", "not valid YAML"]),
         (CONFIG, "just text", ["run.yaml", "holds no settings"]),
@@ -123,7 +123,12 @@ def test_a_bad_config_names_key_and_place(config: Path, replace, by, words) -> N
         (["-c", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
         (["-c", "run.yaml", "--model.grup_size", "3"], ["unknown option", "--model.grup_size"]),
         (["-c", "run.yaml", "--model.group_size", "1"], ["group_size", "at least 2", "1"]),
-        (["-c", "run.yaml", "--model.policy.rank", "x"], ["model.policy.rank: Expected", "x"]),
+        (
+            ["-c", "run.yaml", "--model.policy.rank", "x"],
+            ["model.policy.rank: expected a whole number, got x"],
+        ),
+        (["-c", "run.yaml", "--trainer.devices", "0"], ["trainer: ", "devices='0'"]),
+        (["-c", "run.yaml", "--trainer.max_steps=-5"], ["trainer: ", "max_steps", "-5"]),
         (["-c", "run.yaml", "--ckpt_path", "last"], ["--resume last"]),
         (["--resume", "nothere"], ["no run 'nothere'"]),
         (["--resume", "last"], ["no run", "has a checkpoint"]),
@@ -195,6 +200,35 @@ def test_fit_resume_test_predict_are_one_run(config: Path, workspace: Path, caps
 
     with pytest.raises(UserError, match="started with other model or data parameters"):
         run("fit", "--resume", run_id, "--model.group_size", 6, "--trainer.max_steps", 8)
+
+
+def test_a_resumed_run_keeps_its_record_until_something_was_done(config, workspace) -> None:
+    run("fit", "-c", config)
+    _, first = only_run(workspace)
+    artifacts = workspace / "mlruns" / "regionr1" / first.info.run_id / "artifacts"
+    before = (artifacts / "config.yaml").read_text()
+    run("fit", "--resume", "last", "--trainer.log_every_n_steps", 3)  # it has had its 4 steps
+    assert (artifacts / "config.yaml").read_text() == before
+    run("fit", "--resume", "last", "--trainer.max_steps", 5)
+    assert yaml.safe_load((artifacts / "config.yaml").read_text())["trainer"]["max_steps"] == 5
+
+
+def test_other_data_is_tested_in_a_run_of_its_own(config, workspace, capsys) -> None:
+    run("fit", "-c", config)
+    client, first = only_run(workspace)
+    run("test", "--resume", "last")
+    artifacts = workspace / "mlruns" / "regionr1" / first.info.run_id / "artifacts"
+    before = (artifacts / "test_table.json").read_text()
+    assert not capsys.readouterr().err.count("run of its own")
+    run("test", "--resume", "last", "--data.shards", "elsewhere")
+    said = f"run {first.info.run_id} was not trained with --data.shards; what this measures is"
+    assert said in capsys.readouterr().err
+    assert (artifacts / "test_table.json").read_text() == before
+    assert "elsewhere" not in (artifacts / "config_test.yaml").read_text()
+    assert len(client.search_runs([first.info.experiment_id])) == 2
+
+    run("test", "-c", config)
+    assert "without --resume the policy is as it was before training" in capsys.readouterr().err
 
 
 def test_flags_win_over_the_checkpoint(config: Path, workspace: Path) -> None:

@@ -176,7 +176,9 @@ def test_export_load_and_serve(workspace, builtin_shards, tiny_policy, capsys) -
     out = capsys.readouterr().out
     assert "registered as colours 1" in out
     assert main(["export", run_id, "--out", "policy"]) == 2
-    assert "not empty" in capsys.readouterr().err
+    assert "policy is not an empty folder" in capsys.readouterr().err
+    assert main(["export", run_id, "--out", "policy/adapter_config.json"]) == 2
+    assert "not an empty folder" in capsys.readouterr().err
 
     loaded = RegionReranker.from_pretrained("policy")
     assert loaded.prior.padding == 0.1

@@ -27,6 +27,7 @@ from regionr1.algorithm.boxes import CropPrior
 from regionr1.algorithm.rewards import RewardWeights
 from regionr1.errors import UserError
 from regionr1.modules.policy import CropPolicy
+from regionr1.schedule import WarmupCosine
 
 
 class SamplingPolicy(CropPolicy):
@@ -349,6 +350,21 @@ def test_a_precision_that_would_round_boxes_and_candidates_is_refused(policy) ->
     with pytest.raises(UserError, match="trainer.precision=bf16-true would round boxes"):
         trainer(1, precision="bf16-true").fit(module(policy), datamodule=OneBatch(colour_batch()))
     assert not hasattr(policy, "history")
+
+
+def test_what_an_optimizer_refuses_is_one_sentence(policy) -> None:
+    rgrpo = module(policy, optimizer=lambda p: torch.optim.AdamW(p, lr=-1.0))
+    with pytest.raises(UserError, match="^model.optimizer .*Invalid learning rate: -1.0"):
+        trainer(1).fit(rgrpo, datamodule=OneBatch(colour_batch()))
+
+
+def test_training_beyond_the_end_of_the_schedule_is_refused(policy) -> None:
+    def schedule(optimizer):
+        return WarmupCosine(optimizer, warmup_steps=1, total_steps=3)
+
+    trainer(3).fit(module(policy, scheduler=schedule), datamodule=OneBatch(colour_batch()))
+    with pytest.raises(UserError, match="0 at step 3, and trainer.max_steps is 4"):
+        trainer(4).fit(module(policy, scheduler=schedule), datamodule=OneBatch(colour_batch()))
 
 
 @pytest.mark.parametrize("path", ["two_pass", "packed", "dense"])

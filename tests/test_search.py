@@ -75,6 +75,8 @@ def test_an_inverted_file_finds_nearly_the_same(work) -> None:
     assert {tuple(sorted(row)) for row in rows} == {tuple(sorted(row)) for row in exact}
     with pytest.raises(UserError, match="'IVF2,Nonsense': FAISS knows no such index"):
         work.pool(k=4, index="IVF2,Nonsense")
+    with pytest.raises(UserError, match="'IVF64,Flat' cannot be trained on 10 images"):
+        work.pool(k=4, index="IVF64,Flat")
 
 
 def test_index_and_pools_are_kept_and_refused(work, monkeypatch) -> None:

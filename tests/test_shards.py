@@ -205,7 +205,7 @@ def test_command_prints_the_premise(files, capsys) -> None:
     save_file(DualEncoder().state_dict(), weights)
     out = files.root.parent / "out"
     commands.shards(
-        files.write(), out, scorer=str(weights), k=8, splits=("train", "test"), device="cpu"
+        files.write(), out, scorer=str(weights), k=8, splits=("train", "test"), accelerator="cpu"
     )
     printed = capsys.readouterr().out
     assert "D=128, K=8 candidate images; knowledge base 5 entities, 10 images" in printed

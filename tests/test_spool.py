@@ -13,6 +13,7 @@ from PIL import Image
 from regionr1.cli import main
 from regionr1.errors import UserError
 from regionr1.tracking.logger import TrackingLogger
+from regionr1.tracking.resume import find_run
 from regionr1.tracking.spool import SpoolingClient
 
 
@@ -103,6 +104,8 @@ def test_no_server_at_the_start_is_one_sentence(workspace: Path) -> None:
     address = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(UserError, match=f"{address} cannot be reached; start it"):
         TrackingLogger(tracking_uri=address)
+    with pytest.raises(UserError, match=f"{address} cannot be reached; start it"):
+        find_run("0123", address)
 
 
 def test_what_a_server_refuses_is_raised(logger) -> None:

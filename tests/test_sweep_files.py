@@ -100,6 +100,11 @@ def test_the_enqueued_setting_is_the_papers(monkeypatch) -> None:
         ("study: colours", "study: colours\nset: {model.kl_weight: 1}", ["fixes model.kl_weight"]),
         ("study: colours", "study: colours\nsampler: optuna.samplers.GridSampler", ["enqueue"]),
         ("study: colours", "study: colours\nn_trials: 0", ["sweep.yaml:2", "at least 1"]),
+        (
+            "study: colours",
+            "study: colours\npruner: {class_path: optuna.pruners.MedianPruner, init_args: [1]}",
+            ["sweep.yaml:2", "pruner must hold class_path"],
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence(plan_file: Path, old: str, new: str, words) -> None:
@@ -126,7 +131,7 @@ def test_pruning_several_objectives_is_refused(plan_file: Path) -> None:
         ("model.group_size", "model.grup_size", ["sweep.yaml:6", "model.grup_size", "unknown"]),
         ("model.group_size: {type: int, low: 2, high: 8}",
          "model.group_size: {type: categorical, choices: [8, many]}",
-         ["sweep.yaml:6", "group_size", "int", "many"]),
+         ["sweep.yaml:6", "group_size", "a whole number", "many"]),
         ("choices: [balanced, on_policy]", "choices: [balanced, on_policy, exactly]",
          ["sweep.yaml:8", "exactly"]),
         ("configs: [run.yaml]", "configs: [run.yaml]\nset: {trainer.max_stepz: 3}",

@@ -98,6 +98,19 @@ def test_schedule_warms_up_and_comes_down() -> None:
         WarmupCosine(optimizer, warmup_steps=5, total_steps=5)
 
 
+def test_a_resumed_schedule_may_be_longer() -> None:
+    def made(total_steps: int) -> WarmupCosine:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        return WarmupCosine(optimizer, warmup_steps=4, total_steps=total_steps)
+
+    first, longer = made(12), made(40)
+    for _ in range(8):
+        first.optimizer.step()
+        first.step()
+    longer.load_state_dict(first.state_dict())
+    assert longer.last_epoch == 8 and longer.total_steps == 40
+
+
 @pytest.mark.parametrize(
     ("state", "words"),
     [

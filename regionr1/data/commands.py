@@ -52,7 +52,7 @@ def shards(
     overwrite: bool = False,
     samples_per_shard: int = 256,
     batch_size: int = 64,
-    device: str = "auto",
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto",
     work: Path | None = None,
 ) -> None:
     """Build WebDataset shards from published files, with all that comes before them.
@@ -73,7 +73,7 @@ def shards(
         overwrite: Replace shards that were built from something else.
         samples_per_shard: Samples of every tar but the last.
         batch_size: Images per scorer call.
-        device: Where the scorer runs; ``auto`` takes a GPU if there is one.
+        accelerator: Where the scorer runs; ``auto`` takes a GPU if there is one.
         work: Work folder of the earlier stages; what they decided is not asked again.
     """
     if work is not None:
@@ -82,17 +82,14 @@ def shards(
 
         print(describe(shards_from_work(root, work, out, splits, overwrite, samples_per_shard)))
         return
-    import torch
-
+    from regionr1.data.embed_run import device_of
     from regionr1.data.premise import premise as describe
     from regionr1.data.prepare import prepare_shards
     from regionr1.data.source import open_source
     from regionr1.modules.scorer import load_scorer
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     reader = open_source(source, root, kb, include_two_hop)
-    model = load_scorer(scorer).to(device).eval()
+    model = load_scorer(scorer).to(device_of(accelerator)).eval()
     indices = prepare_shards(
         reader,
         model,

@@ -71,8 +71,9 @@ def run_embedding(job: EmbedJob, devices: int = 1, accelerator: str = "auto") ->
     ):  # fmt: skip
         if value < 1:
             raise UserError(f"{name}={value}: must be at least 1.")
+    device = device_of(accelerator)
     if devices == 1:
-        _embed(job, 0, 1, device_of(accelerator), None)
+        _embed(job, 0, 1, device, None)
         return
     from lightning.fabric import Fabric
 

@@ -215,6 +215,8 @@ def shards_from_work(
     Raises:
         UserError: A stage is missing or does not belong to the others; other shards are there.
     """
+    if samples_per_shard < 1:
+        raise UserError(f"samples_per_shard={samples_per_shard}: must be at least 1.")
     kb = EmbeddingStore(kb_folder(work), EMBED_MEND)
     stale: list[tuple[SplitWork, str]] = []
     for name in splits:

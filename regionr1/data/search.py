@@ -56,7 +56,13 @@ def build_index(kb: EmbeddingStore, work: Path, kind: str = "auto") -> str:
     except RuntimeError as error:
         raise UserError(f"index kind {kind!r}: FAISS knows no such index.") from error
     if not index.is_trained:
-        index.train(_training_rows(kb, index))
+        try:
+            index.train(_training_rows(kb, index))
+        except RuntimeError as error:
+            raise UserError(
+                f"index kind {kind!r} cannot be trained on {len(kb)} images: use one with fewer "
+                "cells, or Flat."
+            ) from error
     with tqdm(total=len(kb), desc="index", unit="img", disable=None) as bar:
         for block in kb.blocks():
             index.add(np.ascontiguousarray(block))

@@ -262,11 +262,26 @@ class RGRPO(LightningModule):
         self.policy.stage = nullcontext
 
     def configure_optimizers(self) -> Any:
-        """The optimizer of what is trained: the adapter."""
-        optimizer = self.optimizer([p for p in self.policy.parameters() if p.requires_grad])
-        if self.scheduler is None:
-            return optimizer
-        schedule = {"scheduler": self.scheduler(optimizer), "interval": "step"}
+        """The optimizer of what is trained: the adapter.
+
+        Raises:
+            UserError: If optimizer or scheduler refuse their arguments.
+        """
+        trained = [p for p in self.policy.parameters() if p.requires_grad]
+        try:
+            optimizer = self.optimizer(trained)
+            if self.scheduler is None:
+                return optimizer
+            scheduler = self.scheduler(optimizer)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"model.optimizer or model.scheduler: {error}") from error
+        ends = getattr(scheduler, "total_steps", self.trainer.max_steps)
+        if self.trainer.max_steps > ends:
+            raise UserError(
+                f"model.scheduler has come down to 0 at step {ends}, and trainer.max_steps is "
+                f"{self.trainer.max_steps}: set model.scheduler.init_args.total_steps to it too"
+            )
+        schedule = {"scheduler": scheduler, "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     # ---- evaluation -----------------------------------------------------------------------------

@@ -158,6 +158,14 @@ def _difference_part(runs: Sequence[TestedRun], method: str, resamples: int) -> 
         for metric in COMPARED
     ]  # fmt: skip
     note = "95% intervals: paired bootstrap on the same queries, resampled by entity."
+    first = {o.key for o in _of_method(runs[0], method)}
+    for run in runs[1:]:
+        keys = {o.key for o in _of_method(run, method)}
+        if keys != first:
+            note += (
+                f"\n{run.name} was tested on other queries than {runs[0].name}: only the "
+                f"{len(keys & first)} that both have are paired."
+            )
     return _table(["difference", "metric", "paired", "verdict"], rows) + f"\n{note}"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, TypedDict
 
+from regionr1.report.compare import seed_interval
 from regionr1.report.table import METRICS
 
 if TYPE_CHECKING:
@@ -71,20 +72,17 @@ def seeds_table(results: Runs) -> str:
 
 def _differences(results: Runs) -> list[str]:
     """At most one table: each two variants, paired by the seeds that both have."""
-    from scipy.stats import ttest_rel
-
     rows = []
     for (name, runs), (other_name, other_runs) in combinations(results.items(), 2):
         seeds = sorted(set(runs) & set(other_runs))
         cells = []
         for metric in DIFFERENCE_METRICS:
             pairs = [(_policy(runs[s], metric), _policy(other_runs[s], metric)) for s in seeds]
-            known = [(ours, theirs) for ours, theirs in pairs if None not in (ours, theirs)]
-            if len(known) < max(2, len(seeds)):
+            gaps = [a - b for a, b in pairs if a is not None and b is not None]
+            if len(gaps) < max(2, len(seeds)):
                 break
-            ours, theirs = zip(*known, strict=True)
-            low, high = ttest_rel(ours, theirs).confidence_interval()
-            cells.append(f"{mean(ours) - mean(theirs):+.3f} [{low:+.3f}, {high:+.3f}]")
+            interval = seed_interval(gaps)
+            cells.append(f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]")
         else:
             rows.append([f"{name} - {other_name}", *cells, str(len(seeds))])
     heads = ["paired by seed, test, 95% t-interval", *(METRICS[m] for m in DIFFERENCE_METRICS)]

@@ -238,5 +238,8 @@ def parse_fixed(options: Sequence[str]) -> dict[str, Value]:
         found = value if equals else next(remaining, None)
         if not name.startswith("--") or found is None:
             raise UserError(f"options after -- come as --key value, not {name!r}")
-        fixed[key] = yaml.safe_load(found)
+        try:
+            fixed[key] = yaml.safe_load(found)
+        except yaml.YAMLError as error:
+            raise UserError(f"the value of {name} after -- is not YAML; quote it") from error
     return fixed

@@ -202,6 +202,7 @@ def _class(name: str, raw: Any) -> dict[str, Any] | None:
     if isinstance(raw, str):
         raw = {"class_path": raw}
     sound = isinstance(raw, dict) and set(raw) <= {"class_path", "init_args"}
+    sound = sound and isinstance(raw.get("init_args") or {}, dict)
     if not sound or not isinstance(raw.get("class_path"), str):
         raise UserError(f"{name} must hold class_path and, if need be, init_args, not {raw!r}")
     return raw
@@ -215,11 +216,11 @@ def _instance(path: Path, name: str, class_path: str, arguments: dict[str, Any])
 
     base = optuna.samplers.BaseSampler if name == "sampler" else optuna.pruners.BasePruner
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    if class_path.startswith("optuna.samplers.GridSampler"):
-        return optuna.samplers.GridSampler(**arguments)  # its points are of no type that parses
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(base, name)
     try:
+        if class_path.startswith("optuna.samplers.GridSampler"):
+            return optuna.samplers.GridSampler(**arguments)  # its points are of no type that parses
         config = parser.parse_object(
             {name: {"class_path": class_path, "init_args": arguments}}, defaults=False
         )

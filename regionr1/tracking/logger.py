@@ -7,7 +7,9 @@ mlruns/<experiment>/<run id>/{artifacts,checkpoints}.
 
 import logging
 import os
+import secrets
 from argparse import Namespace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -49,8 +51,12 @@ def prepare_store(tracking_uri: str) -> str:
         stay with the folder it was first used in.
 
     Raises:
-        UserError: If the store is a folder of files, which MLflow gave up, or cannot be opened.
+        UserError: If the store is a folder of files, which MLflow gave up, or cannot be opened or
+            reached.
     """
+    # A server that is away is tried again soon, from the spool, and must not hold up training.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
     if "://" not in tracking_uri or tracking_uri.startswith("file:"):
         raise UserError(
             f"tracking_uri {tracking_uri!r} is a file store, which MLflow gave up; "
@@ -58,6 +64,7 @@ def prepare_store(tracking_uri: str) -> str:
         )
     path = sqlite_file(tracking_uri)
     if path is None:
+        _reach(tracking_uri)
         return tracking_uri
     uri, folder = f"{SQLITE_PREFIX}{path}", path.parent
     for name in ("alembic", "mlflow.store.db.utils"):
@@ -84,6 +91,22 @@ def prepare_store(tracking_uri: str) -> str:
     return uri
 
 
+def _reach(tracking_uri: str) -> None:
+    import sqlalchemy.exc
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    try:
+        MlflowClient(tracking_uri).search_experiments(max_results=1)
+    except (MlflowException, sqlalchemy.exc.SQLAlchemyError) as error:
+        if isinstance(error, MlflowException) and not is_away(error):
+            raise
+        raise UserError(
+            f"the tracking server {tracking_uri} cannot be reached; start it or set another "
+            "MLFLOW_TRACKING_URI"
+        ) from error
+
+
 def artifact_location(tracking_uri: str, experiment: str) -> str | None:
     """Where the artifacts of an experiment go: beside a sqlite file, else where the server says."""
     path = sqlite_file(tracking_uri)
@@ -94,19 +117,11 @@ def create_experiment(client: Any, tracking_uri: str, name: str) -> str:
     """The id of an experiment, made where there is none, by several processes at once too.
 
     Raises:
-        UserError: If it was deleted, or the server cannot be reached.
+        UserError: If it was deleted.
     """
     from mlflow.exceptions import MlflowException
 
-    try:
-        known = client.get_experiment_by_name(name)
-    except MlflowException as error:
-        if not is_away(error):
-            raise
-        raise UserError(
-            f"the tracking server {tracking_uri} cannot be reached; start it or set another "
-            "MLFLOW_TRACKING_URI"
-        ) from error
+    known = client.get_experiment_by_name(name)
     if known is None:
         try:
             return str(client.create_experiment(name, artifact_location(tracking_uri, name)))
@@ -124,11 +139,13 @@ def create_experiment(client: Any, tracking_uri: str, name: str) -> str:
 
 def open_client(tracking_uri: str) -> SpoolingClient:
     """A client whose spool lies beside a sqlite file, else in mlruns/."""
-    # A server that is away is tried again soon, from the spool, and must not hold up training.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
     path = sqlite_file(tracking_uri)
     return SpoolingClient(tracking_uri, (Path("mlruns") if path is None else path.parent) / "spool")
+
+
+def _new_name() -> str:
+    """Time and chance: MLflow's own names follow the seed, so all runs of one seed share one."""
+    return f"{datetime.now():%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 def _those_set(params: dict[str, Any] | Namespace) -> dict[str, Any]:
@@ -146,7 +163,7 @@ class TrackingLogger(MLFlowLogger):
 
     Args:
         experiment_name: Experiment that the run belongs to; also the folder below the store.
-        run_name: Name shown in the MLflow UI; MLflow invents one when it is left out.
+        run_name: Name shown in the MLflow UI; left out, the time and two random bytes.
         tracking_uri: Store. Left out, MLFLOW_TRACKING_URI or sqlite:///mlruns/mlflow.db.
         tags: Tags of the run.
         run_id: Run to continue. Use `--resume RUN_ID` rather than this.
@@ -167,7 +184,7 @@ class TrackingLogger(MLFlowLogger):
         self.folder = None if path is None else path.parent
         super().__init__(
             experiment_name=experiment_name,
-            run_name=run_name,
+            run_name=run_name or (_new_name() if run_id is None else None),
             tracking_uri=uri,
             tags=tags,
             run_id=run_id,

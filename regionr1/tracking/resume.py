@@ -37,16 +37,31 @@ class ResumableRun:
     checkpoint: Path
     config: dict[str, Any]
 
-    def arguments(self, config_file: Path) -> list[str]:
+    def arguments(self, config_file: Path, into_run: bool) -> list[str]:
         """Writes the configuration to `config_file` and returns the command line that goes on from
         the checkpoint.
+
+        Args:
+            config_file: Where to write it.
+            into_run: Whether to log into the run itself, rather than into a new one.
         """
         config_file.write_text(yaml.safe_dump(self.config, sort_keys=False), encoding="utf-8")
         return [
             *("-c", str(config_file)),
             *("--ckpt_path", str(self.checkpoint)),
-            *("--trainer.logger.init_args.run_id", self.run_id),
+            *(("--trainer.logger.init_args.run_id", self.run_id) if into_run else ()),
         ]
+
+
+MEASURED_BY = ("-c", "--config", "--data", "--model", "--trainer.limit_")
+"""Options that change what an evaluation measures."""
+HOW_ONLY = ("--data.num_workers", "--data.eval_batch_size", "--data.batch_size")
+
+
+def measures_otherwise(options: Sequence[str]) -> list[str]:
+    """Names among options of `validate` or `test` under which the figures are not the run's own."""
+    names = [option.partition("=")[0] for option in options if option.startswith("-")]
+    return [n for n in names if n.startswith(MEASURED_BY) and not n.startswith(HOW_ONLY)]
 
 
 def find_run(run: str, tracking_uri: str) -> ResumableRun:

@@ -10,7 +10,6 @@ import yaml
 from regionr1.errors import UserError
 from regionr1.report.compare import TestedRun
 from regionr1.report.compare import compare as compared
-from regionr1.tracking.config_artifact import CONFIG_ARTIFACT
 from regionr1.tracking.logger import default_tracking_uri, prepare_store
 from regionr1.tracking.outcomes import OUTCOMES, read_outcomes
 
@@ -34,6 +33,8 @@ def compare(
     """
     if len(set(runs)) < 2 or len(set(runs)) < len(runs):
         raise UserError("compare needs at least two different runs")
+    if resamples < 1:
+        raise UserError(f"--resamples is {resamples}: set it to 1 or more")
     uri = prepare_store(tracking_uri or default_tracking_uri())
     from mlflow.tracking import MlflowClient
 
@@ -49,10 +50,10 @@ def compare(
 
 
 def find_by_name(client: Any, wanted: str, uri: str) -> Any:
-    """A run by id, or the newest of that name.
+    """A run by id or by name.
 
     Raises:
-        UserError: If there is none.
+        UserError: If there is none, or several of that name.
     """
     from mlflow.exceptions import MlflowException
 
@@ -62,11 +63,14 @@ def find_by_name(client: Any, wanted: str, uri: str) -> Any:
         pass
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     quoted = wanted.replace("'", "")
-    runs = client.search_runs(experiments, f"tags.`mlflow.runName` = '{quoted}'", max_results=1)
+    runs = client.search_runs(experiments, f"tags.`mlflow.runName` = '{quoted}'")
     if not runs:
         raise UserError(
             f"there is no run {wanted!r} in {uri}; `mlflow ui --backend-store-uri {uri}` shows them"
         )
+    if len(runs) > 1:
+        ids = ", ".join(run.info.run_id for run in runs)
+        raise UserError(f"several runs are called {wanted!r}; name one by its id: {ids}")
     return runs[0]
 
 
@@ -77,7 +81,7 @@ def _read(client: Any, run: Any, name: str) -> TestedRun:
     run_id = run.info.run_id
     with tempfile.TemporaryDirectory() as folder:
         try:
-            config = client.download_artifacts(run_id, CONFIG_ARTIFACT, folder)
+            config = client.download_artifacts(run_id, "config_test.yaml", folder)
             outcomes = client.download_artifacts(run_id, OUTCOMES, folder)
         except (MlflowException, OSError) as error:
             raise UserError(
