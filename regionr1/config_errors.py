@@ -28,6 +28,7 @@ def check_config_files(args: list[str]) -> None:
         try:
             text = path.read_text(encoding="utf-8")
             content = yaml.safe_load(text)
+            refuse_twice(path, yaml.compose(text))
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
                 f"cannot read config file {path}: {getattr(error, 'strerror', None) or error}"
@@ -43,6 +44,27 @@ def check_config_files(args: list[str]) -> None:
                 f"config file {path} holds no settings; "
                 "it must be YAML with keys such as model: and trainer:"
             )
+
+
+def refuse_twice(path: Path, node: yaml.Node | None) -> None:
+    """Refuses a key that stands twice in one mapping: YAML would drop the first without a word.
+
+    Raises:
+        UserError: Naming file, line and key.
+    """
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in seen:
+                raise UserError(
+                    f"{path}:{line}: {name} is set in line {seen[name]} already; put both together"
+                )
+            seen[name] = line
+            refuse_twice(path, value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            refuse_twice(path, value)
 
 
 KINDS = {

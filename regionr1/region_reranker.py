@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -24,13 +25,14 @@ from torch import Tensor
 from regionr1.algorithm.answers import Decision
 from regionr1.algorithm.boxes import CropPrior, crop_px
 from regionr1.algorithm.ranking import order
+from regionr1.data.images import upright_rgb
 from regionr1.errors import UserError
 from regionr1.modules.policy import CropPolicy
 from regionr1.modules.reranker import RewardReranker
 from regionr1.tracking.portable import SETTINGS
 
 Candidate = Image.Image | tuple[Image.Image, str]
-Candidates = Sequence[Candidate] | Tensor
+Candidates = Sequence[Candidate] | Tensor | np.ndarray
 """Images, images with a text each, or embeddings (K, D) that the scorer made before."""
 
 
@@ -135,7 +137,7 @@ class RegionReranker:
         """The policy's greedy decision for one query or several.
 
         Args:
-            images: An upright image, or B of them.
+            images: An image, or B of them. What EXIF says of its orientation is applied first.
             questions: Its question, or B of them.
 
         Raises:
@@ -161,7 +163,7 @@ class RegionReranker:
         """Candidates ranked by the chosen view, for one query or several.
 
         Args:
-            images: An upright image, or B of them.
+            images: An image, or B of them; see `crop`.
             questions: Its question, or B of them.
             candidates: Candidates of the query, or B lists of them: images, (image, text) pairs or
                 embeddings (K, D).
@@ -193,6 +195,8 @@ class RegionReranker:
     def embed(self, candidates: Candidates) -> Tensor:
         """Candidates as unit vectors (K, D), to be kept and given to `rerank` again."""
         dim = self.reranker.scorer.dim
+        if isinstance(candidates, np.ndarray):
+            candidates = torch.from_numpy(candidates)
         if isinstance(candidates, Tensor):
             if candidates.ndim != 2 or candidates.shape[1] != dim:
                 raise UserError(
@@ -200,7 +204,8 @@ class RegionReranker:
                 )
             return torch.nn.functional.normalize(candidates.float(), dim=-1)
         split = [c if isinstance(c, tuple) else (c, "") for c in candidates]
-        return self.reranker.scorer.embed_candidates([i for i, _ in split], [t for _, t in split])
+        images, texts = [_upright(image) for image, _ in split], [text for _, text in split]
+        return self.reranker.scorer.embed_candidates(images, texts)
 
     def _parts(self, pairs: list[tuple[Image.Image, str]]) -> Iterator[list]:
         for start in range(0, len(pairs), self.batch_size):
@@ -225,7 +230,14 @@ def _pairs(images: Any, questions: Any) -> list[tuple[Image.Image, str]]:
     if isinstance(images, Image.Image) != isinstance(questions, str):
         raise UserError("give one image and one question, or a list of each")
     if isinstance(images, Image.Image):
-        return [(images.convert("RGB"), questions)]
+        return [(_upright(images), questions)]
     if not images or len(images) != len(questions):
         raise UserError(f"{len(images)} images and {len(questions)} questions: need as many, >= 1")
-    return [(image.convert("RGB"), text) for image, text in zip(images, questions, strict=True)]
+    return [(_upright(image), text) for image, text in zip(images, questions, strict=True)]
+
+
+def _upright(image: Any) -> Image.Image:
+    """As training saw it."""
+    if not isinstance(image, Image.Image):
+        raise UserError(f"an image must be a PIL image, not a {type(image).__name__}: open it")
+    return upright_rgb(image)

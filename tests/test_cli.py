@@ -105,6 +105,11 @@ def test_the_traceback_of_a_data_worker_is_cut_off() -> None:
         ("  shards: here", "  batch_size: 2", ["missing", "data.shards"]),
         ("  max_steps: 4", "  max_steps: [4", ["run.yaml:4", "not valid YAML"]),
         (CONFIG, "just text", ["run.yaml", "holds no settings"]),
+        (
+            "data:",
+            "model: {group_size: 3}\ndata:",
+            ["run.yaml:20: model is set in line 15 already"],
+        ),
     ],
 )
 def test_a_bad_config_names_key_and_place(config: Path, replace, by, words) -> None:

@@ -13,6 +13,7 @@ import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -90,6 +91,19 @@ def test_candidates_may_have_texts_or_be_embedded_before(reranker) -> None:
     assert reranker.rerank(scene(), "red?", reranker.embed(SOLID)).order == expected.order
 
 
+def test_images_are_seen_as_in_training(reranker) -> None:
+    """Transparency lies on white there, and orientation is applied."""
+    clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    white = Image.new("RGB", (8, 8), "white")
+    assert torch.equal(reranker.embed([clear]), reranker.embed([white]))
+    assert reranker.crop(clear, "all?").view.getpixel((0, 0)) == (255, 255, 255)
+    turned = Image.new("RGB", (8, 4))
+    turned.getexif()[0x0112] = 6  # a quarter turn
+    assert reranker.crop(turned, "all?").view.size == (4, 8)
+    vectors = reranker.embed(SOLID)
+    assert torch.equal(reranker.embed(vectors.numpy()), vectors)
+
+
 def test_padding_is_part_of_the_crop(reranker) -> None:
     padded = RegionReranker(reranker.policy, reranker.reranker, CropPrior(padding=0.25))
     assert padded.crop(scene(), "red?").box_px == (0, 0, 60, 60)
@@ -104,6 +118,9 @@ def test_padding_is_part_of_the_crop(reranker) -> None:
         ([scene()], ["red?"], [], "1 queries but 0 lists"),
         (scene(), ["red?"], SOLID, "one image and one question"),
         (scene(), "red?", torch.ones(2, 5), r"\(2, 5\), expected \(K, 12\)"),
+        (scene(), "red?", np.ones((2, 5)), r"\(2, 5\), expected \(K, 12\)"),
+        (["a.jpg"], ["red?"], [SOLID], "must be a PIL image, not a str"),
+        (scene(), "red?", ["a.jpg"], "must be a PIL image, not a str"),
     ],
 )
 def test_bad_queries(reranker, images, questions, candidates, words) -> None:

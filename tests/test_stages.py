@@ -59,6 +59,22 @@ def test_prepare_every_layout(layout, tmp_path) -> None:
         assert set(index.groups["subset"]) == {"unseen_question", "unseen_entity"}
 
 
+def test_bad_questions_cost_no_knowledge_base_and_their_mend_goes_on(tmp_path, capsys) -> None:
+    root, work = make_own(tmp_path / "own"), tmp_path / "work"
+    with (root / "train.jsonl").open("a") as file:
+        record = {"image": "gone.png", "question": "Which shop?", "gold": ["red"], "id": "1.gone"}
+        file.write(json.dumps(record) + "\n")
+    command = ("prepare", "--root", root, "--source", "own", "--out", tmp_path / "shards",
+               "--work", work, "--scorer", "pixels", "--k", 4)  # fmt: skip
+    assert run(*command) == 2
+    assert "train.jsonl:3" in (said := capsys.readouterr().err) and "--skip_missing true" in said
+    assert not list(work.glob("kb/part-*"))
+    assert run(*command, "--samples_per_shard", 0) == 2
+    assert "samples_per_shard=0" in capsys.readouterr().err
+    assert run(*command, "--skip_missing", "true") == 0
+    assert load_index(tmp_path / "shards", "train").skipped
+
+
 def test_import_a_result_file(evqa, tmp_path, capsys) -> None:
     results = tmp_path / "results.json"
     pages = {"retrieved_entries": [url_of(n) for n in range(5)]}

@@ -258,6 +258,22 @@ def test_a_study_of_something_else_is_refused(workspace: Path) -> None:
         sweep(MadeUpTraining(), 1, text=SWEEP.replace("val/score", "val/other"))
 
 
+def test_other_choices_in_the_same_study_are_refused(workspace: Path) -> None:
+    sweep(MadeUpTraining(), 1)
+    wider = SWEEP.replace("high: 9", "high: 12")  # which optuna takes
+    sweep(MadeUpTraining(), 2, text=wider)
+    other = SWEEP.replace("{type: int, low: 2, high: 9}", "{type: categorical, choices: [2, 8]}")
+    assert other != SWEEP
+    with pytest.raises(UserError, match="searched model.group_size otherwise.*another study name"):
+        sweep(MadeUpTraining(), 3, text=other)
+    assert len(study().trials) == 2
+
+
+def test_a_sweep_without_any_result_fails(workspace: Path) -> None:
+    with pytest.raises(UserError, match="all 2 trials failed"):
+        sweep(MadeUpTraining(fails=tuple(range(2, 10))), 2)
+
+
 @pytest.mark.parametrize(
     ("storage", "words"),
     [

@@ -97,13 +97,16 @@ def _embed(
     source = open_source(job.source, job.root, job.kb, job.include_two_hop)
     scorer = load_scorer(job.scorer).to(device).eval()
     options = EmbedOptions(job.batch_size, job.part_size, job.dtype, rank, world_size)
+    # Queries first: what is wrong with them shows before days went into the knowledge base.
+    completes = [
+        embed_queries(source, scorer, job.work, split, job.skip_missing, options)
+        for split in job.splits
+    ]
     if job.pooled is None:
-        completes = [embed_kb(source, scorer, job.work, options)]
+        completes.append(embed_kb(source, scorer, job.work, options))
     else:
         pooled = Pooled.load(job.pooled)
-        completes = [embed_kb(source, scorer, job.work, options, lambda *pair: pair in pooled)]
-    for split in job.splits:
-        completes.append(embed_queries(source, scorer, job.work, split, job.skip_missing, options))
+        completes.append(embed_kb(source, scorer, job.work, options, lambda *pair: pair in pooled))
     if fabric is not None:
         fabric.barrier()
     if rank == 0:

@@ -44,10 +44,7 @@ def read_image_bytes(path: Path, where: str) -> bytes:
 
 
 def open_image(source: Path | bytes, where: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode an image to upright RGB.
-
-    EXIF orientation is applied, transparency is laid on white and 16-bit greys are scaled to 8
-    bits, so that what the scorer and the policy see is what a viewer shows.
+    """Decode an image to upright RGB, as `upright_rgb`.
 
     Args:
         source: A file, or the bytes of one.
@@ -70,7 +67,7 @@ def open_image(source: Path | bytes, where: str, max_pixels: int = MAX_PIXELS) -
                     f"{where}: {name} has {width}x{height} pixels, above the limit of "
                     f"{max_pixels:,}; shrink it first."
                 )
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return upright_rgb(image)
     except _DECODE_ERRORS as error:
         # str(error) of an unidentified image names a BytesIO object, which helps nobody.
         unknown = isinstance(error, Image.UnidentifiedImageError)
@@ -100,7 +97,13 @@ def encoded_for_shard(data: bytes, image: Image.Image) -> tuple[str, bytes]:
     return "query.png", buffer.getvalue()
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """What the scorer and the policy see, which is what a viewer shows.
+
+    EXIF orientation is applied, transparency is laid on white and 16-bit greys are scaled to 8
+    bits.
+    """
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         # Pillow clips 16-bit values at 255 instead of scaling them: a white image.
         values = np.asarray(image, dtype=np.float32)

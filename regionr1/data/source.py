@@ -113,7 +113,8 @@ class Source(ABC):
         if n_missing:
             raise UserError(
                 f"{n_missing} of {total} query images of {self.questions_path(split)} are "
-                f"missing, the first at {first}; add them, or allow skipping missing images."
+                f"missing, the first at {first}; add them, or leave them out with "
+                "--skip_missing true."
             )
 
 

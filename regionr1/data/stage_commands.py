@@ -213,6 +213,8 @@ def prepare(
         root, work, source, kb, scorer, splits, include_two_hop, skip_missing, batch_size,
         part_size, dtype,
     )  # fmt: skip
+    if samples_per_shard < 1:
+        raise UserError(f"samples_per_shard={samples_per_shard}: must be at least 1.")
     run_embedding(job, devices, accelerator)
     make_pools(work, splits, options)
     shards_from_work(root, work, out, splits, overwrite, samples_per_shard)

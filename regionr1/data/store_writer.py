@@ -68,12 +68,13 @@ def open_for_writing(folder: Path, identity: dict[str, Any]) -> None:
             for name, value in json.loads(json.dumps(identity)).items()
             if found.get(name) != value
         ]
-        if differing:
+        if not differing:
+            return
+        if any(folder.glob("part-*")):  # else a run failed before it embedded anything
             raise UserError(
                 f"{folder}: holds embeddings made with another {' and another '.join(differing)}; "
                 "name another work folder, or remove this one."
             )
-        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

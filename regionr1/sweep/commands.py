@@ -84,7 +84,7 @@ def run_sweep(
         classes: Model and data module of `lightning_cli.run`, where they are not the usual ones.
 
     Raises:
-        UserError: If the plan does not fit the command line, or trial after trial fails.
+        UserError: If the plan does not fit the command line, or trial after trial or each fails.
         KeyboardInterrupt: If interrupted; says how to go on.
     """
     from regionr1.sweep.check import check_plan
@@ -112,13 +112,15 @@ def run_sweep(
         print(f"\ninterrupted; `regionr1 sweep {plan.path}` with the same options goes on")
         raise
     finally:
-        _conclude(plan, study, store, parent, total)
+        found = _conclude(plan, study, store, parent, total)
+    if found["trials_fail"] and not found["trials_complete"] + found["trials_pruned"]:
+        raise UserError(f"all {found['trials_fail']:.0f} trials failed, for the reasons above")
 
 
 def _conclude(
     plan: SweepPlan, study: Study, store: StudyStore, parent: ParentRun, total: int
-) -> None:
-    """Prints and logs what the study found so far."""
+) -> dict[str, float]:
+    """Prints and logs what the study found so far; returns its totals."""
     from optuna.trial import TrialState
 
     from regionr1.sweep.summary import best_lines, draw, totals, trials_csv
@@ -144,6 +146,7 @@ def _conclude(
     print("\n".join(best_lines(study, plan.metrics)))
     if missing:
         print(f"too few trials to draw: {', '.join(missing)}")
+    return found
 
 
 def named(plan: SweepPlan, study: str | None) -> SweepPlan:

@@ -29,6 +29,27 @@ DRIVER = (
 MAX_RETRIES = 3  # of a trial whose worker died, before it counts as failed
 
 
+def _refuse_other_space(plan: SweepPlan, study: Study) -> None:
+    """Optuna takes other limits of a number in one study, but no other choices, kind or scale."""
+    from optuna.distributions import CategoricalDistribution, IntDistribution
+
+    for trial in study.get_trials(deepcopy=False):
+        for parameter in plan.space:
+            known = trial.distributions.get(parameter.name)
+            if known is None:
+                continue
+            if isinstance(known, CategoricalDistribution):
+                same = parameter.kind == "categorical" and known.choices == parameter.choices
+            else:
+                kind = "int" if isinstance(known, IntDistribution) else "float"
+                same = (parameter.kind, parameter.log) == (kind, known.log)  # type: ignore[attr-defined]
+            if not same:
+                raise UserError(
+                    f"{plan.path}: study {plan.study} searched {parameter.name} otherwise "
+                    f"({known}); give the sweep file another study name"
+                )
+
+
 class StudyStore:
     """A place for studies, and the lock that makes claiming a trial exclusive.
 
@@ -127,6 +148,7 @@ class StudyStore:
             )
         if "metrics" not in study.user_attrs:
             study.set_user_attr("metrics", list(plan.metrics))
+        _refuse_other_space(plan, study)
         return study
 
     def _storage(self) -> BaseStorage:

@@ -10,14 +10,16 @@ CLASSES = {
     "policy": "regionr1.modules.policy.CropPolicy",
     "reranker": "regionr1.modules.reranker.RewardReranker",
 }
+TRAINING_ONLY = ("vision_cache", "self_check")  # settings of the policy that use has no use for
 FILES_BY_NAME = ("model", "scorer")  # settings that may be the path of something
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of policy, re-ranker and crop prior from a resolved configuration."""
     model = config["model"]
+    policy = _absolute(model["policy"]["init_args"])
     return {
-        "policy": _absolute(model["policy"]["init_args"]),
+        "policy": {k: v for k, v in policy.items() if k not in TRAINING_ONLY},
         "reranker": _absolute(model["reranker"]["init_args"]),
         "crop_prior": dict(model["crop_prior"]),
     }
