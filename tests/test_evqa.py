@@ -122,11 +122,15 @@ def test_missing_split_and_folder(files) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["{", '{"dataset_name": "a", "image_id": "b", "box_px": [1, 2, 3]}']
+    ("line", "words"),
+    [
+        ("{", "expected dataset_name"),
+        ('{"dataset_name": "a", "image_id": "b", "box_px": [1, 2, 3]}', "box_px must be 4 numbers"),
+    ],
 )
-def test_malformed_reference_box(files, line) -> None:
+def test_malformed_reference_box(files, line, words) -> None:
     (files.write() / "reference_boxes.jsonl").write_text(line)
-    with pytest.raises(UserError, match=r"reference_boxes\.jsonl:1: expected"):
+    with pytest.raises(UserError, match=rf"reference_boxes\.jsonl:1: {words}"):
         EvqaSource(files.root).queries("train", SkipReport())
 
 

@@ -61,6 +61,8 @@ def test_only_the_language_model_trains(policy, images):
 def test_targets_that_match_nothing_are_refused(folder):
     with pytest.raises(UserError, match="lora_targets"):
         CropPolicy(str(folder), lora_targets="no_such_layer")
+    with pytest.raises(UserError, match="lora_dropout must be at least 0 and below 1, not 1.5"):
+        CropPolicy(str(folder), lora_dropout=1.5)
 
 
 def test_the_vision_tower_and_the_prefill_run_once_per_query(policy, images):

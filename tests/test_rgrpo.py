@@ -394,6 +394,7 @@ def test_shards_of_another_scorer_are_refused(policy) -> None:
         ({"group_size": 0}, "group_size is 0"),
         ({"kl_weight": -0.1}, "kl_weight is -0.1"),
         ({"num_iterations": 0}, "num_iterations is 0"),
+        ({"epsilon_low": 2.0}, "epsilon_low must be between 0 and 1"),
         ({"decision": "exact", "balanced_correction": True}, "decision=balanced"),
         ({"stratified": 0.5, "baseline": "leave_one_out"}, "set model.baseline to mean"),
     ],

@@ -105,7 +105,7 @@ def policy_loss(
     Raises:
         UserError: an option out of range, or as `aggregate`.
     """
-    _check(loss_type, epsilon_low, epsilon_high, importance_sampling_level, delta)
+    check_ratio(loss_type, epsilon_low, epsilon_high, importance_sampling_level, delta)
     old = logp.detach() if old_logp is None else old_logp
     # Masked before exp, not after: the gradient of a discarded infinity is NaN.
     log_ratio = (logp - old).masked_fill(~mask, 0.0)
@@ -188,9 +188,14 @@ def _vespo_weight(log_weight: Tensor, advantage: Tensor, shape: LossShape) -> Te
     return (rate + k * log_weight - rate * log_weight.exp()).exp()
 
 
-def _check(
+def check_ratio(
     loss_type: str, epsilon_low: float, epsilon_high: float, level: str, delta: float | None
 ) -> None:
+    """Refuses settings of the ratio that make no sense.
+
+    Raises:
+        UserError: Naming the setting.
+    """
     if not (0 <= epsilon_low <= 1 and 0 <= epsilon_high < float("inf")):
         raise UserError(
             "Clipping: epsilon_low must be between 0 and 1 and epsilon_high at least 0, "

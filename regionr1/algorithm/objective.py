@@ -15,7 +15,14 @@ from regionr1.algorithm.decision import (
     region_weight,
 )
 from regionr1.algorithm.kl import decision_kl, kl_k3
-from regionr1.algorithm.losses import LossShape, LossType, RatioLevel, aggregate, policy_loss
+from regionr1.algorithm.losses import (
+    LossShape,
+    LossType,
+    RatioLevel,
+    aggregate,
+    check_ratio,
+    policy_loss,
+)
 from regionr1.errors import UserError
 
 Decider = Literal["exact", "balanced", "on_policy"]
@@ -126,6 +133,10 @@ class Objective:
         for rule, holds in rules.items():
             if not holds:
                 raise UserError(rule)
+        check_ratio(
+            self.averaging, self.epsilon_low, self.epsilon_high, self.importance_sampling_level,
+            self.delta,
+        )  # fmt: skip
 
     @property
     def averaging(self) -> LossType:

@@ -163,6 +163,8 @@ def premise(
     print(describe([index]))
     print(f"CondR@1 of the pool in random order: {chance(read_samples(shards, index)):.3f}")
     print(format_table(rows, ("cond_recall_at_1", "recall_at_1", "mrr")))
+    if not any(outcome.method.startswith("reference") for outcome in outcomes):
+        print("no query has a reference box, so what cropping could win is not known")
     if out is not None:
         _write_whole(out, table_json(rows))
 

@@ -182,7 +182,7 @@ def read_box(numbers: object, where: str) -> Box:
     try:
         x1, y1, x2, y2 = (float(value) for value in numbers)  # type: ignore[attr-defined]
     except (ValueError, TypeError) as error:
-        raise _bad_box(where) from error
+        raise UserError(f"{where}: box_px must be 4 numbers, not {numbers!r}.") from error
     if not (all(map(math.isfinite, (x1, y1, x2, y2))) and x1 < x2 and y1 < y2):
         raise UserError(f"{where}: box_px must have x1 < x2 and y1 < y2.")
     return x1, y1, x2, y2

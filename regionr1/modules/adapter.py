@@ -33,10 +33,12 @@ def add_lora(
     """Wrap the policy with LoRA; everything else is frozen.
 
     Raises:
-        UserError: `targets` matches nothing.
+        UserError: `targets` matches nothing, or a number is out of bounds.
     """
     if rank < 1:
         raise UserError(f"lora_rank must be at least 1, not {rank}")
+    if not 0 <= dropout < 1:
+        raise UserError(f"lora_dropout must be at least 0 and below 1, not {dropout}")
     lora = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, bias="none"
     )

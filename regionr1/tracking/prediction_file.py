@@ -1,11 +1,13 @@
 """`regionr1 predict` writes one JSONL file, whatever the number of processes."""
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from regionr1.errors import UserError
 from regionr1.report.predictions import Prediction, write_predictions
 
 
@@ -22,8 +24,20 @@ class PredictionFile(Callback):
         self.predictions: list[Prediction] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts empty."""
+        """Starts empty, and finds out whether the file can be written before hours go into it.
+
+        Raises:
+            UserError: If it cannot.
+        """
         self.predictions = []
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path.parent):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"predictions.path {self.path} cannot be written ({error.strerror}); name another"
+            ) from error
 
     def on_predict_batch_end(
         self,
