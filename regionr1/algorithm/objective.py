@@ -226,7 +226,7 @@ def _advantages(objective: Objective, group: Group, now: Scored, old: Scored) ->
             rewards, group.region, group.decides, now.log_p_full, now.log_p_region
         )
         # These weights are the new policy's already: the loss's ratio would count it twice.
-        ratio = (now.logp - old.logp).detach().exp()
+        ratio = (now.logp - old.logp).detach().clamp(min=-20.0).exp()  # never a division by 0
         return corrected / ratio.where(group.decides, 1.0)
     if objective.stratified > 0:
         return stratified_advantages(rewards, group.decision, scale, objective.stratified, std)

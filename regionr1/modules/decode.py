@@ -6,7 +6,7 @@ Without a grammar nothing is forced and a block is one token.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,7 @@ def decode(
     generator: torch.Generator | None = None,
     sides: Tensor | None = None,
     stop: Stop | None = None,
+    language: Callable[..., Any] | None = None,
 ) -> Decoded:
     """Complete every row of the plan.
 
@@ -62,6 +63,7 @@ def decode(
         generator: Source of randomness on the model's device; None for torch's own.
         sides: (B, 2) largest y and x that a box can hold, `CoordFrame.sides`; for the grammar.
         stop: Which rows have ended by another token than those that always end one.
+        language: The model's language model, compiled; None for itself.
     """
     if model.training:
         raise RuntimeError("decode needs eval mode: train mode may drop the cache silently")
@@ -85,7 +87,7 @@ def decode(
     lengths = torch.isin(plan, tokens.eos).long().argmax(1) + 1  # of what is dictated
     if len(rows):
         picked = prefix.select(rows // group)
-        run = _Run(model, picked, tokens, plan, rows, ids, states, lengths, stop)
+        run = _Run(model, picked, tokens, plan, rows, ids, states, lengths, stop, language)
         run.complete(temperature, draws)
     mask = torch.arange(length, device=lengths.device) < lengths[:, None]
     longest = int(lengths.max())
@@ -108,8 +110,10 @@ class _Run:
         states: Tensor | None,
         lengths: Tensor,
         stop: Stop | None,
+        language: Callable[..., Any] | None,
     ) -> None:
         self.model, self.prefix, self.tokens = model, prefix, tokens
+        self.language = language
         self.rows, self.ids, self.states = rows, ids, states
         self.lengths, self.stop = lengths, stop
         self.plan, self.length = plan[rows], plan.shape[1]
@@ -183,7 +187,9 @@ class _Run:
             return
         self.seen = torch.cat([self.seen, self.real], dim=1)
         place = self.written[:, None] + torch.arange(-width, 0, device=self.block.device)
-        output = continue_prefix(self.model, self.prefix, self.block, self.seen, place)
+        output = continue_prefix(
+            self.model, self.prefix, self.block, self.seen, place, self.language
+        )
         self.hidden = output[:, -1].where(self.real[:, -1:], self.hidden)
 
     def keep(self, index: Tensor) -> None:

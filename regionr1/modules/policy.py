@@ -64,6 +64,8 @@ class CropPolicy(LightningModule):
             `dense` (repeats the prompt G times).
         gradient_checkpointing: Trade compute for memory in the loss pass; needs `packed` or
             `dense`.
+        compile_decode: Compile the language model for decoding, at the first answer. Takes a
+            minute and a C++ compiler, and pays where passes cost more than arithmetic.
         vision_cache: Folder in which vision features are kept from epoch to epoch; see
             `regionr1.modules.vision_cache`. Not with an adapter on the vision tower.
         self_check: Compare logprob_path with `dense` on the first batch, gradients included, and
@@ -95,6 +97,7 @@ class CropPolicy(LightningModule):
         attn_implementation: str = "sdpa",
         logprob_path: LogprobPath = "two_pass",
         gradient_checkpointing: bool = False,
+        compile_decode: bool = False,
         vision_cache: str | None = None,
         self_check: bool = False,
     ) -> None:
@@ -151,6 +154,8 @@ class CropPolicy(LightningModule):
         self.max_new_tokens = max_new_tokens
         self.reasoning_tokens = reasoning_tokens
         self.logprob_path: LogprobPath = logprob_path
+        self.compile_decode = compile_decode
+        self.compiled: tuple[int, Callable[..., Any]] | None = None
         self.unchecked = self_check and logprob_path != "dense"
         self.stage = nullcontext
         # from_pretrained returns eval mode and Lightning never calls train()
@@ -322,7 +327,10 @@ class CropPolicy(LightningModule):
                 log_p_full, log_p_region = decision_logprobs(self.base, prefix, self.tokens)
             with self.stage("decode"):
                 sides = self.frame.sides(prompt.seen_hw)
-                done = decode(self.base, prefix, self.tokens, plan, temperature, generator, sides)
+                done = decode(
+                    self.base, prefix, self.tokens, plan, temperature, generator, sides,
+                    language=self._compiled_language(),
+                )  # fmt: skip
         rollouts = read_rollouts(
             self.tokenizer,
             self.frame,
@@ -336,6 +344,17 @@ class CropPolicy(LightningModule):
         rollouts.prefix = kept if keep_prefill else None
         rollouts.reasoning = reasoning
         return rollouts
+
+    def _compiled_language(self) -> Callable[..., Any] | None:
+        """The language model compiled for decoding, if wanted."""
+        if not self.compile_decode:
+            return None
+        language = self.base.model.language_model
+        # By id: a deep copy of the policy must not decode with what it was copied from.
+        if self.compiled is None or self.compiled[0] != id(language):
+            # blocks of tokens, rows and the cache change in size from pass to pass
+            self.compiled = (id(language), torch.compile(language.forward, dynamic=True))
+        return self.compiled[1]
 
     def _reason(
         self,
@@ -357,4 +376,5 @@ class CropPolicy(LightningModule):
                 self.reasoning_tokens,
                 temperature,
                 generator,
+                self._compiled_language(),
             )

@@ -1,7 +1,9 @@
 """The shared prefix: one prefill per query, from which every completion of its group continues."""
 
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,6 +73,7 @@ def continue_prefix(
     tokens: Tensor,
     mask: Tensor,
     offsets: Tensor | None = None,
+    language: Callable[..., Any] | None = None,
 ) -> Tensor:
     """Feed tokens after a prefix; its cache grows by them.
 
@@ -80,6 +83,7 @@ def continue_prefix(
         tokens: (N, S) ids of completion tokens.
         mask: (N, P + tokens fed before + S) bool over all that the cache then holds.
         offsets: (N, S) place of each token in its completion; None for 0 .. S - 1.
+        language: The model's language model, compiled; None for itself.
 
     Returns:
         (N, S, hidden)
@@ -87,7 +91,7 @@ def continue_prefix(
     if offsets is None:
         offsets = torch.arange(tokens.shape[1], device=tokens.device)
     positions = prefix.next_position[:, None] + offsets
-    return model.model.language_model(
+    return (language or model.model.language_model)(
         inputs_embeds=model.get_input_embeddings()(tokens),
         attention_mask=mask,
         # after the prompt, time, height and width advance together

@@ -8,7 +8,9 @@ dictated. The group shares its tokens too, so they have no advantage of their ow
 advantages sum to zero), and are not trained.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +32,7 @@ def with_reasoning(
     most: int,
     temperature: float | None,
     generator: torch.Generator | None = None,
+    language: Callable[..., Any] | None = None,
 ) -> tuple[Prompt, list[str]]:
     """Let the policy reason about B queries, in eval mode and without gradient.
 
@@ -41,6 +44,7 @@ def with_reasoning(
         most: Most tokens of reasoning; what is longer is cut and closed.
         temperature: Of sampling; None picks the most probable token.
         generator: Source of randomness on the model's device.
+        language: The model's language model, compiled; None for itself.
 
     Returns:
         The prompt with `<think>...</think>` at its end, and the texts in between.
@@ -64,7 +68,9 @@ def with_reasoning(
     with torch.no_grad():
         prefix = prefill(model, prompt)
         free = replace(tokens, grammar=None)
-        done = decode(model, prefix, free, plan, temperature, generator, stop=closed)
+        done = decode(
+            model, prefix, free, plan, temperature, generator, stop=closed, language=language
+        )
     keep = done.mask & ~torch.isin(done.ids, tokens.eos.to(device))
     texts = tokenizer.batch_decode(
         [row[kept].tolist() for row, kept in zip(done.ids, keep, strict=True)],

@@ -149,7 +149,7 @@ class RGRPO(LightningModule):
         """
         if self.trainer.precision not in ("32-true", "bf16-mixed", "16-mixed"):
             raise UserError(
-                f"trainer.precision={self.trainer.precision} would round boxes, candidates and the "
+                f"trainer.precision={self.trainer.precision} would cast boxes, candidates and the "
                 "scorer too: use 32-true or bf16-mixed, and set the policy's own dtype with "
                 "model.policy.init_args.dtype"
             )

@@ -44,6 +44,7 @@ def run(args: argparse.Namespace, folder: Path) -> None:
         dtype=args.dtype,
         logprob_path=args.path,
         gradient_checkpointing=args.checkpointing,
+        compile_decode=args.compile,
     ).to(device)
     for name, parameter in policy.named_parameters():
         if "lora_B" in name:  # as after some training: at 0 half of the gradients vanish

@@ -10,7 +10,11 @@ CLASSES = {
     "policy": "regionr1.modules.policy.CropPolicy",
     "reranker": "regionr1.modules.reranker.RewardReranker",
 }
-TRAINING_ONLY = ("vision_cache", "self_check")  # settings of the policy that use has no use for
+TRAINING_ONLY = (
+    "vision_cache",
+    "self_check",
+    "compile_decode",
+)  # settings of the policy that use has no use for
 FILES_BY_NAME = ("model", "scorer")  # settings that may be the path of something
 
 
