@@ -9,6 +9,7 @@ from tiny_policy import build_tiny_policy, noise_images
 from written_policy import move_adapter
 
 from regionr1.modules.policy import CropPolicy
+from regionr1.speed.measure import Cost, measure
 
 QUESTIONS = ["what?", "who painted this, and when?"]
 pytestmark = [
@@ -38,6 +39,13 @@ def test_compiled_answers_are_the_plain_ones(tmp_path, options) -> None:
         return found[True]
 
     first = same(policy)
+    measured = {}
+    for compiled in (False, True):
+        policy.compile_decode = compiled
+        cost = Cost()
+        measure(lambda: policy.greedy(images, QUESTIONS, force_region=True), policy, None, cost)
+        measured[compiled] = cost.passed
+    assert measured[True] == measured[False] and measured[True]["passes of the language model"] > 1
     other = copy.deepcopy(policy)  # decodes with its own weights, not with those it was copied from
     with torch.no_grad():
         for name, parameter in other.named_parameters():

@@ -329,7 +329,7 @@ class CropPolicy(LightningModule):
                 sides = self.frame.sides(prompt.seen_hw)
                 done = decode(
                     self.base, prefix, self.tokens, plan, temperature, generator, sides,
-                    language=self._compiled_language(),
+                    language=self.compiled_language(),
                 )  # fmt: skip
         rollouts = read_rollouts(
             self.tokenizer,
@@ -345,7 +345,7 @@ class CropPolicy(LightningModule):
         rollouts.reasoning = reasoning
         return rollouts
 
-    def _compiled_language(self) -> Callable[..., Any] | None:
+    def compiled_language(self) -> Callable[..., Any] | None:
         """The language model compiled for decoding, if wanted."""
         if not self.compile_decode:
             return None
@@ -376,5 +376,5 @@ class CropPolicy(LightningModule):
                 self.reasoning_tokens,
                 temperature,
                 generator,
-                self._compiled_language(),
+                self.compiled_language(),
             )

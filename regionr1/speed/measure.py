@@ -81,6 +81,16 @@ def _count(
         policy.base.model.visual.register_forward_pre_hook(vision, with_kwargs=True),
         policy.base.model.language_model.register_forward_pre_hook(language, with_kwargs=True),
     ]
+    compiled = policy.compiled
+    if policy.compile_decode:  # what is compiled runs no hooks
+        decoded = policy.compiled_language()
+        assert decoded is not None and policy.compiled is not None
+
+        def counted_decode(*args: Any, **kwargs: Any) -> Any:
+            language(policy, args, kwargs)
+            return decoded(*args, **kwargs)
+
+        compiled, policy.compiled = policy.compiled, (policy.compiled[0], counted_decode)
     names = () if reranker is None else ("embed_images", "embed_candidates")
     inside: list[str] = []  # one of the two may call the other
     for name in names:
@@ -98,6 +108,7 @@ def _count(
     try:
         yield
     finally:
+        policy.compiled = compiled
         for hook in hooks:
             hook.remove()
         for name in names:
