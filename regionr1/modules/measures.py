@@ -43,7 +43,7 @@ def training_metrics(
         "frac_reward_zero_std": dead_group_fraction(rewards),
         "completions/mean_length": lengths.float().mean(),
         "completions/max_length": lengths.max().float(),
-        "completions/clipped_ratio": (~torch.isin(last, ends)).float().mean(),
+        "completions/clipped_ratio": (~torch.isin(last, ends.to(last.device))).float().mean(),
         "entropy": (token_entropy.detach() * mask).sum() / rollouts.chosen.sum(),
         "decision/region_rate": region.float().mean(),
         "decision/p_full": rollouts.p_full.mean(),
