@@ -153,7 +153,8 @@ def with_resume(args: list[str], folder: Path) -> list[str]:
     """
     run_id, rest = take_option(args[1:], "--resume")
     if run_id is None:
-        if args[0] != "fit" and not {"-h", "--help", "--ckpt_path"} & set(args):
+        explained = ("-h", "--help", "--ckpt_path", "--print_config")
+        if args[0] != "fit" and not any(arg.startswith(explained) for arg in args):
             print(
                 f"{args[0]}: without --resume the policy is as it was before training",
                 file=sys.stderr,
