@@ -346,8 +346,8 @@ def test_a_group_of_equal_rewards_teaches_nothing(tiny_policy) -> None:
     assert all(torch.equal(before[n], v) for n, v in policy.adapter_state().items())
 
 
-def test_a_precision_that_would_round_boxes_and_candidates_is_refused(policy) -> None:
-    with pytest.raises(UserError, match="trainer.precision=bf16-true would round boxes"):
+def test_a_precision_that_would_cast_boxes_and_candidates_is_refused(policy) -> None:
+    with pytest.raises(UserError, match="trainer.precision=bf16-true would cast boxes"):
         trainer(1, precision="bf16-true").fit(module(policy), datamodule=OneBatch(colour_batch()))
     assert not hasattr(policy, "history")
 
