@@ -68,6 +68,11 @@ class Group(NamedTuple):
     other_reward: Tensor | None = None
     batch_std: Tensor | None = None
 
+    @property
+    def box_mask(self) -> Tensor:
+        """(B, G, T) bool, the sampled tokens that do not make the decision: those of boxes."""
+        return self.mask & ~self.dictated & ~self.decides
+
 
 class TokenCounts(NamedTuple):
     """Tokens of a rank's batch, averaged over ranks, which some losses are divided by.
@@ -152,7 +157,7 @@ class Objective:
     def loss_mask(self, group: Group) -> Tensor:
         """(B, G, T) the tokens that the sampled part of the loss is about."""
         if self.decision == "exact":
-            return group.mask & ~group.dictated & ~group.decides
+            return group.box_mask
         if self.balanced_correction:
             return group.mask & (group.decides | ~group.dictated)
         # Dictated tokens count like sampled ones: from them balanced sampling learns the decision.
@@ -161,7 +166,7 @@ class Objective:
     def kl_mask(self, group: Group) -> Tensor:
         """(B, G, T) the tokens that the sampled part of the KL term is about."""
         if self.decision == "exact" or self.kl == "exact_decision":
-            return group.mask & ~group.dictated & ~group.decides
+            return group.box_mask
         return group.mask
 
 
