@@ -13,7 +13,7 @@ from regionr1.data.embed import EmbedOptions, embed_kb, embed_queries
 from regionr1.data.pooled import Pooled
 from regionr1.data.source import SourceName, open_source
 from regionr1.data.store_writer import StoreDtype
-from regionr1.errors import UserError
+from regionr1.errors import UserError, at_least_one
 from regionr1.modules.scorer import load_scorer
 
 if TYPE_CHECKING:
@@ -66,11 +66,7 @@ def run_embedding(job: EmbedJob, devices: int = 1, accelerator: str = "auto") ->
     Raises:
         UserError: Bad input, met in any of the processes.
     """
-    for name, value in (
-        ("devices", devices), ("batch_size", job.batch_size), ("part_size", job.part_size)
-    ):  # fmt: skip
-        if value < 1:
-            raise UserError(f"{name}={value}: must be at least 1.")
+    at_least_one(devices=devices, batch_size=job.batch_size, part_size=job.part_size)
     device = device_of(accelerator)
     if devices == 1:
         _embed(job, 0, 1, device, None)

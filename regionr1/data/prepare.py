@@ -51,7 +51,7 @@ from regionr1.data.shards import (
 from regionr1.data.source import SPLITS, Source
 from regionr1.data.store import EmbeddingStore, store_digest
 from regionr1.data.store_writer import planned_items
-from regionr1.errors import UserError
+from regionr1.errors import UserError, at_least_one
 
 if TYPE_CHECKING:
     from regionr1.modules.scorer import Scorer
@@ -215,8 +215,7 @@ def shards_from_work(
     Raises:
         UserError: A stage is missing or does not belong to the others; other shards are there.
     """
-    if samples_per_shard < 1:
-        raise UserError(f"samples_per_shard={samples_per_shard}: must be at least 1.")
+    at_least_one(samples_per_shard=samples_per_shard)
     kb = EmbeddingStore(kb_folder(work), EMBED_MEND)
     stale: list[tuple[SplitWork, str]] = []
     for name in splits:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from regionr1.data.source import SPLITS, SourceName
-from regionr1.errors import UserError
+from regionr1.errors import UserError, at_least_one
 
 
 def embed(
@@ -213,8 +213,7 @@ def prepare(
         root, work, source, kb, scorer, splits, include_two_hop, skip_missing, batch_size,
         part_size, dtype,
     )  # fmt: skip
-    if samples_per_shard < 1:
-        raise UserError(f"samples_per_shard={samples_per_shard}: must be at least 1.")
+    at_least_one(samples_per_shard=samples_per_shard)
     run_embedding(job, devices, accelerator)
     make_pools(work, splits, options)
     shards_from_work(root, work, out, splits, overwrite, samples_per_shard)
