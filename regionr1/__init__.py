@@ -9,7 +9,7 @@ __all__ = ["RegionReranker"]
 def __getattr__(name: str) -> Any:
     """Loads the library class, and torch with it, when it is first asked for."""
     if name == "RegionReranker":
-        from regionr1.region_reranker import RegionReranker
+        from regionr1.serve.region_reranker import RegionReranker
 
         return RegionReranker
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,7 @@
 
 import sys
 
-from regionr1.cli import main
+from regionr1.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

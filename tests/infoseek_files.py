@@ -10,7 +10,7 @@ from pathlib import Path
 
 from evqa_files import COLOURS, HEADER, save_image, write_json
 
-from regionr1.data.infoseek import held_out
+from regionr1.data.readers.infoseek import held_out
 
 TYPES = ("String", "Numerical", "Time")
 EVALS = (

@@ -2,10 +2,10 @@
 
 from collections import Counter
 
-from regionr1.data import commands
-from regionr1.data.location import as_location
-from regionr1.data.shards import load_index
-from regionr1.data.stream import ShardStream, read_batches, read_samples
+from regionr1.cli import data as commands
+from regionr1.data.shards.index import load_index
+from regionr1.data.shards.location import as_location
+from regionr1.data.shards.stream import ShardStream, read_batches, read_samples
 
 
 def keys(location) -> list[str]:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from tiny_run import TinyData, TinyModule
 
+from regionr1.cli.sweep import run_sweep
 from regionr1.sweep import summary
-from regionr1.sweep.commands import run_sweep
 from regionr1.sweep.plan import read_plan
 from regionr1.sweep.store import StudyStore
 from regionr1.sweep.trials import TrialFailed, TrialJob

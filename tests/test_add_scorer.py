@@ -17,18 +17,18 @@ from filelock import FileLock
 from PIL import Image
 from torch.nn.functional import normalize
 
-from regionr1.cli import main
-from regionr1.data import add_scorer as adding
-from regionr1.data.commands import premise, verify
-from regionr1.data.datamodule import RerankDataModule
-from regionr1.data.evqa import EvqaSource
-from regionr1.data.location import as_location
-from regionr1.data.prepare import prepare_shards
-from regionr1.data.shards import load_index, verify_index
-from regionr1.data.stage_commands import add_scorer, describe
-from regionr1.data.stream import ShardStream, read_batches, read_samples
+from regionr1.cli.data import add_scorer, describe, premise, verify
+from regionr1.cli.main import main
+from regionr1.data.build import add_scorer as adding
+from regionr1.data.build.stages import prepare_shards
+from regionr1.data.readers.evqa import EvqaSource
+from regionr1.data.shards.datamodule import RerankDataModule
+from regionr1.data.shards.index import load_index, verify_index
+from regionr1.data.shards.location import as_location
+from regionr1.data.shards.stream import ShardStream, read_batches, read_samples
 from regionr1.errors import UserError
-from regionr1.modules.scorer import PixelScorer, Scorer
+from regionr1.scorers.base import Scorer
+from regionr1.scorers.builtin import PixelScorer
 
 SPLITS = ("train", "val", "test")
 SIZES = {"train": 22, "val": 10, "test": 12}

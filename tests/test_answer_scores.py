@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from infoseek_files import make_infoseek
 
-from regionr1.algorithm import evqa_answers, infoseek_answers
-from regionr1.algorithm.infoseek_answers import final_score, is_correct, numbers_in, part_score
-from regionr1.cli import main
+from regionr1.cli.main import main
 from regionr1.errors import UserError
+from regionr1.evaluation import evqa_answers, infoseek_answers
+from regionr1.evaluation.infoseek_answers import final_score, is_correct, numbers_in, part_score
 
 
 def test_published_final_scores() -> None:

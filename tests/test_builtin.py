@@ -15,10 +15,10 @@ from PIL import Image
 from regionr1.algorithm.answers import Decision
 from regionr1.builtin import artwork, questions, scenes
 from regionr1.builtin.benchmark import url, write_benchmark
-from regionr1.data.evqa import EvqaSource
+from regionr1.data.readers.evqa import EvqaSource
 from regionr1.data.records import SkipReport
 from regionr1.errors import UserError
-from regionr1.modules.policy import CropPolicy
+from regionr1.policy.crop_policy import CropPolicy
 
 ARTISTS = tuple(
     dict.fromkeys((*artwork.KB_ARTISTS, *artwork.QUERY_ARTISTS, *artwork.PRACTICE_ARTISTS))

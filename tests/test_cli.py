@@ -11,11 +11,11 @@ import torch
 import yaml
 from tiny_run import TinyData, TinyModule
 
-from regionr1 import lightning_cli
-from regionr1.cli import main, one_line
+from regionr1.cli import fit as lightning_cli
+from regionr1.cli.main import main, one_line
 from regionr1.config_errors import explain
 from regionr1.errors import UserError
-from regionr1.tracking.checkpoint import CHECKPOINT_TAG
+from regionr1.tracking.resume import CHECKPOINT_TAG
 
 CONFIG = """\
 trainer:
@@ -263,6 +263,12 @@ def test_fast_dev_run_leaves_nothing_behind(config: Path, workspace: Path) -> No
 
 
 def test_profiler_by_option(config: Path, capsys) -> None:
-    run("fit", "-c", config, "--trainer.profiler", "regionr1.tracking.profiler.StageProfiler")
+    run(
+        "fit",
+        "-c",
+        config,
+        "--trainer.profiler",
+        "regionr1.tracking.callbacks.profiler.StageProfiler",
+    )
     out = capsys.readouterr().out
     assert all(stage in out for stage in ("decode", "data", "backward", "optimizer", "4 steps"))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from test_cli import CONFIG, run
 
-from regionr1.cli import main
+from regionr1.cli.main import main
 from regionr1.errors import UserError
-from regionr1.report.bootstrap import Interval
-from regionr1.report.compare import (
+from regionr1.evaluation.bootstrap import Interval
+from regionr1.evaluation.compare import (
     STUDENT,
     TestedRun,
     compare,
@@ -21,8 +21,8 @@ from regionr1.report.compare import (
     seed_interval,
     verdict,
 )
-from regionr1.report.table import Outcome
-from regionr1.tracking.outcomes import OUTCOMES, read_outcomes, write_outcomes
+from regionr1.evaluation.outcome_file import OUTCOMES, read_outcomes, write_outcomes
+from regionr1.evaluation.table import Outcome
 
 TestedRun.__test__ = False  # no test class, whatever its name
 
@@ -45,7 +45,7 @@ def outcomes(hits: list[bool], per_entity: int = 4) -> list[Outcome]:
 
 
 def config(group_size: int = 8, seed: int = 0) -> dict:
-    policy = {"class_path": "regionr1.modules.policy.CropPolicy", "init_args": {"lora_rank": 8}}
+    policy = {"class_path": "regionr1.policy.crop_policy.CropPolicy", "init_args": {"lora_rank": 8}}
     logger = {"class_path": "x", "init_args": {"run_name": f"{group_size}-{seed}"}}
     return {
         "seed_everything": seed,

@@ -8,7 +8,7 @@ import torch
 from tiny_policy import build_tiny_policy, noise_images
 from written_policy import move_adapter
 
-from regionr1.modules.policy import CropPolicy
+from regionr1.policy.crop_policy import CropPolicy
 from regionr1.speed.measure import Cost, measure
 
 QUESTIONS = ["what?", "who painted this, and when?"]

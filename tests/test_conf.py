@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from regionr1 import lightning_cli
+from regionr1.cli import fit as lightning_cli
 from regionr1.config_errors import check_config_files
-from regionr1.modules.scorer import scorer_parser
+from regionr1.scorers.load import scorer_parser
 
 CONF = Path(__file__).parents[1] / "conf"
 BASE = [CONF / "base.yaml", CONF / "builtin.yaml"]

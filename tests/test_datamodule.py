@@ -8,9 +8,9 @@ import pytest
 import torch
 from evqa_files import ColourScorer, make_shards
 
-from regionr1.data.datamodule import RerankDataModule
-from regionr1.data.evqa import EvqaSource
-from regionr1.data.prepare import prepare_shards
+from regionr1.data.build.stages import prepare_shards
+from regionr1.data.readers.evqa import EvqaSource
+from regionr1.data.shards.datamodule import RerankDataModule
 from regionr1.errors import UserError
 
 

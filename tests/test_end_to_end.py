@@ -10,9 +10,9 @@ import torch
 import yaml
 from PIL import Image
 
-from regionr1.cli import main
-from regionr1.modules.scorer import BuiltinScorer, DualEncoder
-from regionr1.report.table import METRICS
+from regionr1.cli.main import main
+from regionr1.evaluation.table import METRICS
+from regionr1.scorers.builtin import BuiltinScorer, DualEncoder
 
 CONF = Path(__file__).parent.parent / "conf"
 METHODS = ["full", "centre", "random", "warm_start", "policy", "policy_region", "better_of"]

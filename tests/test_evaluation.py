@@ -10,9 +10,9 @@ from written_policy import FULL, GREEN, NONSENSE, RED, SQUARE_PX, colour_batch, 
 
 from regionr1.algorithm.answers import format_region
 from regionr1.algorithm.boxes import CropPrior
-from regionr1.modules.evaluation import Evaluator, random_box
-from regionr1.modules.measures import ViewMetrics
-from regionr1.report.table import METRICS, metrics_table
+from regionr1.evaluation.table import METRICS, metrics_table
+from regionr1.evaluation.views import Evaluator, random_box
+from regionr1.training.metrics import ViewMetrics
 
 BY_FULL, BY_RED, BY_GREEN = [
     names.split() for names in ("green red blue", "red green blue", "green blue red")

@@ -8,10 +8,10 @@ from PIL import Image, ImageDraw
 from tiny_policy import build_tiny_policy
 
 from regionr1.algorithm.answers import Action, Decision
-from regionr1.modules.family import FAMILIES
-from regionr1.modules.logprobs import policy_pass
-from regionr1.modules.policy import CropPolicy
-from regionr1.modules.rollout import boxes_from_actions
+from regionr1.policy.crop_policy import CropPolicy
+from regionr1.policy.family import FAMILIES
+from regionr1.policy.logprobs import policy_pass
+from regionr1.policy.rollout import boxes_from_actions
 
 QUESTIONS = ["what?", "where is this old castle"]
 

@@ -5,8 +5,19 @@ import math
 import pytest
 from PIL import Image, ImageColor
 
-from regionr1.report.gallery import Candidate, Case, before_after, case_picture, crop, crop_grid
-from regionr1.report.tiles import POLICY, TILE, fit_text, font, query_tile
+from regionr1.evaluation.pictures import (
+    POLICY,
+    TILE,
+    Candidate,
+    Case,
+    before_after,
+    case_picture,
+    crop,
+    crop_grid,
+    fit_text,
+    font,
+    query_tile,
+)
 
 IMAGE = Image.new("RGB", (200, 100), ImageColor.getrgb("steelblue"))
 

@@ -9,8 +9,8 @@ from written_policy import OneBatch, colour_batch, module, move_adapter, trainer
 from regionr1.algorithm.answers import FULL_ANSWER, REGION_PREFIX, Decision, parse_answer
 from regionr1.builtin.policy_model import build_tokenizer as build_number_tokenizer
 from regionr1.errors import UserError
-from regionr1.modules.grammar import answer_grammar
-from regionr1.modules.policy import CropPolicy
+from regionr1.policy.crop_policy import CropPolicy
+from regionr1.policy.grammar import answer_grammar
 
 QUESTIONS = ["what?", "who painted this, and when?"]
 SIZES = [(50, 70), (130, 40)]

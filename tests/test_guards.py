@@ -24,9 +24,9 @@ from written_policy import (
 )
 
 from regionr1.errors import UserError
-from regionr1.modules.decode import decode
-from regionr1.modules.policy import CropPolicy
-from regionr1.modules.prefix import prefill
+from regionr1.policy.crop_policy import CropPolicy
+from regionr1.policy.decode import decode
+from regionr1.policy.prefix import prefill
 
 
 def opened(folder, **options) -> CropPolicy:

@@ -11,14 +11,15 @@ from evqa_files import ColourScorer, make_shards
 from PIL import Image
 from safetensors.torch import save_file
 
-from regionr1.data.commands import premise
-from regionr1.data.headroom import chance, headroom, reembed
-from regionr1.data.samples import ShardSample
-from regionr1.data.shards import load_index
-from regionr1.data.stream import read_samples
+from regionr1.cli.data import premise
+from regionr1.data.shards.index import load_index
+from regionr1.data.shards.samples import ShardSample
+from regionr1.data.shards.stream import read_samples
 from regionr1.errors import UserError
-from regionr1.modules.scorer import DualEncoder, PixelScorer, load_scorer
-from regionr1.report.table import metrics_table
+from regionr1.evaluation.headroom import chance, headroom, reembed
+from regionr1.evaluation.table import metrics_table
+from regionr1.scorers.builtin import DualEncoder, PixelScorer
+from regionr1.scorers.load import load_scorer
 
 RED, GREEN = (220, 30, 30), (30, 200, 40)
 

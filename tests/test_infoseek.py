@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from infoseek_files import entities, make_infoseek, url_of, write_jsonl
 
-from regionr1.data.infoseek import InfoseekSource, answer_type
+from regionr1.data.readers.infoseek import InfoseekSource, answer_type
 from regionr1.data.records import SkipReport
 from regionr1.errors import UserError
 

@@ -9,11 +9,11 @@ import pytest
 from evqa_files import make_evqa, url_of
 from infoseek_files import make_infoseek
 
-from regionr1.cli import main
-from regionr1.data import commands
-from regionr1.data.inspect import inspect_source
+from regionr1.cli import data as commands
+from regionr1.cli.main import main
+from regionr1.data.readers.inspect import inspect_source
+from regionr1.data.readers.registry import open_source
 from regionr1.data.records import SkipReport
-from regionr1.data.source import open_source
 from regionr1.errors import UserError
 
 

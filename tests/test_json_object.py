@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from regionr1.data import json_object, key_index
-from regionr1.data.json_object import JsonObject
+from regionr1.data.readers import json_object, key_index
+from regionr1.data.readers.json_object import JsonObject
 from regionr1.errors import UserError
 
 JSON = st.recursive(

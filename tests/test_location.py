@@ -12,9 +12,9 @@ import pytest
 from evqa_files import make_shards
 from remote_shards import check_the_same_samples, check_two_ranks_of_two_workers, keys
 
-from regionr1.data.datamodule import RerankDataModule
-from regionr1.data.location import Remote, as_location
-from regionr1.data.shards import load_index, verify_index
+from regionr1.data.shards.datamodule import RerankDataModule
+from regionr1.data.shards.index import load_index, verify_index
+from regionr1.data.shards.location import Remote, as_location
 from regionr1.errors import UserError
 
 

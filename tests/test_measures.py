@@ -5,8 +5,8 @@ import torch
 from written_policy import FULL, GREEN, NONSENSE, RED, colour_batch, module, written
 
 from regionr1.algorithm.rewards import RewardWeights
-from regionr1.modules.earnings import earn
-from regionr1.modules.measures import mean_over_ranks, training_metrics
+from regionr1.training.metrics import mean_over_ranks, training_metrics
+from regionr1.training.reward import earn
 
 
 def test_only_completions_without_an_end_are_cut_off(tiny_policy) -> None:

@@ -13,7 +13,7 @@ from own_files import make_own
 from test_end_to_end import options, runs
 from tiny_policy import build_tiny_policy
 
-from regionr1.cli import main
+from regionr1.cli.main import main
 
 
 def scorer_file(folder: Path, kind: str, **more: object) -> Path:
@@ -21,7 +21,7 @@ def scorer_file(folder: Path, kind: str, **more: object) -> Path:
     arguments = {"model": str(save_encoder(folder / kind, kind)), **more}
     path = folder / f"{kind}.yaml"
     path.write_text(
-        json.dumps({"class_path": "regionr1.modules.hub_scorer.HubScorer", "init_args": arguments})
+        json.dumps({"class_path": "regionr1.scorers.hub.HubScorer", "init_args": arguments})
     )
     return path
 

@@ -13,9 +13,9 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from regionr1.algorithm.answers import Decision
 from regionr1.errors import UserError
-from regionr1.modules.logprobs import policy_pass
-from regionr1.modules.policy import CropPolicy
-from regionr1.modules.rollout import boxes_from_actions, read_answers
+from regionr1.policy.crop_policy import CropPolicy
+from regionr1.policy.logprobs import policy_pass
+from regionr1.policy.rollout import boxes_from_actions, read_answers
 
 QUESTIONS = ["what?", "who painted this, and when?"]
 

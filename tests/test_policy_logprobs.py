@@ -9,9 +9,9 @@ from tiny_policy import build_tiny_policy, noise_images
 
 from regionr1.algorithm.answers import Decision
 from regionr1.errors import UserError
-from regionr1.modules import logprobs
-from regionr1.modules.logprobs import policy_pass
-from regionr1.modules.policy import CropPolicy
+from regionr1.policy import logprobs
+from regionr1.policy.crop_policy import CropPolicy
+from regionr1.policy.logprobs import policy_pass
 
 SIZES = [(50, 70), (130, 40), (33, 33)]
 QUESTIONS = ["what?", "where is this old castle", "who painted it, and when?"]

@@ -7,9 +7,9 @@ from tiny_policy import build_tiny_policy
 from transformers.utils import is_torchvision_available
 
 from regionr1.errors import UserError
-from regionr1.modules.policy import CropPolicy
-from regionr1.modules.processor import ImageTextProcessor, load_processor
-from regionr1.modules.prompt import mrope_positions, process
+from regionr1.policy.crop_policy import CropPolicy
+from regionr1.policy.processor import ImageTextProcessor, load_processor
+from regionr1.policy.prompt import mrope_positions, process
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +30,8 @@ def test_a_stock_processor_that_cannot_be_loaded(folder, tmp_path, monkeypatch, 
     def load(*args, **kwargs):
         raise ImportError("Package `num2words` is required")
 
-    monkeypatch.setattr("regionr1.modules.processor.is_torchvision_available", lambda: True)
-    monkeypatch.setattr("regionr1.modules.processor.AutoProcessor.from_pretrained", load)
+    monkeypatch.setattr("regionr1.policy.processor.is_torchvision_available", lambda: True)
+    monkeypatch.setattr("regionr1.policy.processor.AutoProcessor.from_pretrained", load)
     with caplog.at_level("INFO"):
         assert isinstance(load_processor(str(folder)), ImageTextProcessor)
     assert "num2words" in caplog.text

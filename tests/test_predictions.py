@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from regionr1.errors import UserError
-from regionr1.report.predictions import Prediction, write_predictions
+from regionr1.evaluation.predictions import Prediction, write_predictions
 
 REGION = Prediction(
     "q1", "Où vit cet oiseau ?", "REGION", [1, 2, 30, 40], ["b", "a"], ["a", "b"], [0.9, 0.1]

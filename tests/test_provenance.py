@@ -8,10 +8,10 @@ import pytest
 from test_cli import CONFIG, only_run, run
 from test_end_to_end import options, runs
 
-from regionr1.cli import main
+from regionr1.cli.main import main
 from regionr1.errors import UserError
-from regionr1.tracking.provenance import git_tags
-from regionr1.tracking.system_metrics import SystemMetrics
+from regionr1.tracking.callbacks.provenance import git_tags
+from regionr1.tracking.callbacks.system_metrics import SystemMetrics
 
 
 def git(folder: Path, *args: str) -> None:

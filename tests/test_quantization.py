@@ -7,8 +7,8 @@ from tiny_policy import build_tiny_policy
 from transformers.utils import is_bitsandbytes_available
 
 from regionr1.errors import UserError
-from regionr1.modules.logprobs import policy_pass
-from regionr1.modules.policy import CropPolicy
+from regionr1.policy.crop_policy import CropPolicy
+from regionr1.policy.logprobs import policy_pass
 
 QUESTIONS = ["what?", "where is this old castle"]
 needs_bitsandbytes = pytest.mark.skipif(
@@ -27,7 +27,7 @@ def opened(folder, quantization):
 
 def test_without_bitsandbytes(tmp_path, monkeypatch) -> None:
     folder = build_tiny_policy(tmp_path)
-    monkeypatch.setattr("regionr1.modules.loading.is_bitsandbytes_available", lambda: False)
+    monkeypatch.setattr("regionr1.policy.loading.is_bitsandbytes_available", lambda: False)
     with pytest.raises(UserError, match=r"pip install 'regionr1\[quantization\]'"):
         CropPolicy(str(folder), quantization="nf4")
 

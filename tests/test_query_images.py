@@ -4,8 +4,13 @@ import json
 
 import pytest
 
-from regionr1.data.kb_images import KbImages
-from regionr1.data.query_images import OVEN_EXTENSIONS, InatImages, LandmarkImages, OvenImages
+from regionr1.data.readers.kb_images import KbImages
+from regionr1.data.readers.query_images import (
+    OVEN_EXTENSIONS,
+    InatImages,
+    LandmarkImages,
+    OvenImages,
+)
 from regionr1.errors import UserError
 
 NAME = "val/06214_Plantae_Smilax/09dd9c22.jpg"

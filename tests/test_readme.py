@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from regionr1 import lightning_cli, sweep_cli
-from regionr1.cli import COMMANDS, VERBS
+from regionr1.cli import call as sweep_cli
+from regionr1.cli import fit as lightning_cli
+from regionr1.cli import sweep as commands_of_sweep
+from regionr1.cli.call import data_commands, run_data
+from regionr1.cli.main import COMMANDS, VERBS
 from regionr1.config_errors import check_config_files
-from regionr1.data_cli import data_commands, run_data
 from regionr1.errors import UserError
-from regionr1.sweep import commands as commands_of_sweep
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "BENCHMARKS.md")

@@ -10,9 +10,9 @@ from written_policy import OneBatch, colour_batch, module, move_adapter, trainer
 
 from regionr1.algorithm.answers import Decision
 from regionr1.errors import UserError
-from regionr1.modules.family import FAMILIES
-from regionr1.modules.policy import CropPolicy
-from regionr1.modules.reasoning import CLOSE, OPEN
+from regionr1.policy.crop_policy import CropPolicy
+from regionr1.policy.family import FAMILIES
+from regionr1.policy.reasoning import CLOSE, OPEN
 
 QUESTIONS = ["what?", "who painted this, and when?", "where is it?"]
 MOST = 9
@@ -114,7 +114,7 @@ def test_it_stops_where_it_closes(folder, images, monkeypatch) -> None:
     letters = policy.tokenizer("ab" + CLOSE, add_special_tokens=False)["input_ids"]
     assert len(letters) == 2 + len(CLOSE), "letter by letter"
     steps = iter([*letters, *letters])
-    from regionr1.modules import decode
+    from regionr1.policy import decode
 
     pick = decode._pick
     monkeypatch.setattr(decode, "_pick", lambda logits, *_: torch.full((len(logits),), next(steps)))

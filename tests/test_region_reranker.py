@@ -35,9 +35,9 @@ from written_policy import (
 
 from regionr1 import RegionReranker
 from regionr1.algorithm.boxes import CropPrior
-from regionr1.cli import main
+from regionr1.cli.main import main
 from regionr1.errors import UserError
-from regionr1.served_model import ServedModel, decode
+from regionr1.serve.served_model import ServedModel, decode
 
 SOLID = [Image.new("RGB", (8, 8), COLOURS[i]) for i in range(3)]  # red, green, blue
 ANSWERS = {"red?": RED, "green?": GREEN, "all?": FULL, "what?": NONSENSE}

@@ -7,8 +7,8 @@ from PIL import Image
 from written_policy import FULL, GREEN, RED, OneBatch, colour_batch, module, trainer, written
 
 from regionr1.errors import UserError
-from regionr1.modules.reranker import RewardReranker
-from regionr1.modules.scorer import BuiltinScorer, DualEncoder, fold_normalisation
+from regionr1.scorers.builtin import BuiltinScorer, DualEncoder, fold_normalisation
+from regionr1.scorers.reranker import RewardReranker
 
 
 class CountingScorer(ColourScorer):

@@ -7,7 +7,7 @@ from tiny_policy import build_tiny_policy, noise_images
 from written_policy import gradients, move_adapter
 
 from regionr1.errors import UserError
-from regionr1.modules.policy import CropPolicy
+from regionr1.policy.crop_policy import CropPolicy
 
 QUESTIONS = ["what?", "who painted this, and when?"]
 

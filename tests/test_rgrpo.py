@@ -26,8 +26,8 @@ from regionr1.algorithm.answers import Decision
 from regionr1.algorithm.boxes import CropPrior
 from regionr1.algorithm.rewards import RewardWeights
 from regionr1.errors import UserError
-from regionr1.modules.policy import CropPolicy
-from regionr1.schedule import WarmupCosine
+from regionr1.policy.crop_policy import CropPolicy
+from regionr1.training.schedule import WarmupCosine
 
 
 class SamplingPolicy(CropPolicy):

@@ -9,12 +9,12 @@ import pytest
 from evqa_files import make_shards
 from remote_shards import check_the_same_samples, check_two_ranks_of_two_workers, keys
 
-from regionr1.data.datamodule import RerankDataModule
-from regionr1.data.location import as_location
-from regionr1.data.shards import load_index, verify_index
-from regionr1.data.stage_commands import add_scorer
+from regionr1.cli.data import add_scorer
+from regionr1.data.shards.datamodule import RerankDataModule
+from regionr1.data.shards.index import load_index, verify_index
+from regionr1.data.shards.location import as_location
 from regionr1.errors import UserError
-from regionr1.modules.scorer import PixelScorer
+from regionr1.scorers.builtin import PixelScorer
 
 SIZES = {"train": 22, "val": 10, "test": 12}
 

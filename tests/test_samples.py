@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from regionr1.data.samples import ShardSample, decode_sample, encode_sample
+from regionr1.data.shards.samples import ShardSample, decode_sample, encode_sample
 
 
 @pytest.fixture

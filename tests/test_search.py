@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from evqa_files import ColourScorer, EvqaFiles, make_evqa, url_of
 
-from regionr1.data.embed import EmbedOptions, embed_kb, embed_queries
-from regionr1.data.evqa import EvqaSource
-from regionr1.data.imported import pages_of
-from regionr1.data.prepare import PoolOptions, make_pools, prepare_shards, shards_from_work
-from regionr1.data.safe_pickle import load_int_list
-from regionr1.data.search import build_index, open_index, open_pools
-from regionr1.data.shards import load_index
-from regionr1.data.store import EmbeddingStore
-from regionr1.data.stream import read_samples
+from regionr1.data.build.embed import EmbedOptions, embed_kb, embed_queries
+from regionr1.data.build.imported import pages_of
+from regionr1.data.build.pools import build_index, open_index, open_pools
+from regionr1.data.build.safe_pickle import load_int_list
+from regionr1.data.build.stages import PoolOptions, make_pools, prepare_shards, shards_from_work
+from regionr1.data.build.store import EmbeddingStore
+from regionr1.data.readers.evqa import EvqaSource
+from regionr1.data.shards.index import load_index
+from regionr1.data.shards.stream import read_samples
 from regionr1.errors import UserError
 
 
@@ -83,7 +83,7 @@ def test_index_and_pools_are_kept_and_refused(work, monkeypatch) -> None:
     work.pool(k=4)
     with monkeypatch.context() as patch:
         patch.setattr(faiss, "write_index", lambda *_: pytest.fail("built again"))
-        patch.setattr("regionr1.data.search.write_pools", lambda *_: pytest.fail("made again"))
+        patch.setattr("regionr1.data.build.pools.write_pools", lambda *_: pytest.fail("made again"))
         work.pool(k=4)
     (work.files.root / "wiki_images/001/0.jpg").unlink()
     work.embed()

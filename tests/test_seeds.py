@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from regionr1.report.seeds import METHODS, POLICY_METRICS, SeedRun, draw_curves, seeds_table
+from regionr1.evaluation.seeds import METHODS, POLICY_METRICS, SeedRun, draw_curves, seeds_table
 
 
 def run(policy: float, reference: float | None = 0.8) -> SeedRun:

@@ -10,13 +10,14 @@ import webdataset as wds
 from evqa_files import ColourScorer, EvqaFiles, make_evqa, url_of
 from safetensors.torch import save_file
 
-from regionr1.data import commands
-from regionr1.data.evqa import EvqaSource
-from regionr1.data.premise import premise
-from regionr1.data.prepare import prepare_shards
-from regionr1.data.shards import load_index, verify_index
+from regionr1.cli import data as commands
+from regionr1.data.build.stages import prepare_shards
+from regionr1.data.readers.evqa import EvqaSource
+from regionr1.data.shards.describe import premise
+from regionr1.data.shards.index import load_index, verify_index
 from regionr1.errors import UserError
-from regionr1.modules.scorer import DualEncoder, load_scorer
+from regionr1.scorers.builtin import DualEncoder
+from regionr1.scorers.load import load_scorer
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from regionr1.algorithm.objective import Objective
 from regionr1.builtin.policy_model import SPECIAL
 from regionr1.errors import UserError
-from regionr1.modules.policy import CropPolicy
-from regionr1.modules.reranker import RewardReranker
+from regionr1.policy.crop_policy import CropPolicy
+from regionr1.scorers.reranker import RewardReranker
 from regionr1.speed.floor import step_floor
 from regionr1.speed.measure import Cost, measure
 from regionr1.speed.report import _variations

@@ -10,7 +10,7 @@ from mlflow.tracking import MlflowClient
 from mlflow_server import free_port, kill, serve
 from PIL import Image
 
-from regionr1.cli import main
+from regionr1.cli.main import main
 from regionr1.errors import UserError
 from regionr1.tracking.logger import TrackingLogger
 from regionr1.tracking.resume import find_run

@@ -7,8 +7,8 @@ from evqa_files import make_evqa, url_of
 from infoseek_files import make_infoseek
 from own_files import make_own
 
-from regionr1.cli import main
-from regionr1.data.shards import load_index
+from regionr1.cli.main import main
+from regionr1.data.shards.index import load_index
 
 
 def run(*args: object) -> int:

@@ -10,10 +10,16 @@ import torch
 from evqa_files import ColourScorer, EvqaFiles, make_evqa, url_of
 from PIL import Image
 
-from regionr1.data.embed import EmbedOptions, as_finite_array, embed_kb, embed_queries, query_of
-from regionr1.data.evqa import EvqaSource
+from regionr1.data.build.embed import (
+    EmbedOptions,
+    as_finite_array,
+    embed_kb,
+    embed_queries,
+    query_of,
+)
+from regionr1.data.build.store import EmbeddingStore
+from regionr1.data.readers.evqa import EvqaSource
 from regionr1.data.records import SkipReport
-from regionr1.data.store import EmbeddingStore
 from regionr1.errors import UserError
 
 SMALL = EmbedOptions(batch_size=2, part_size=3)

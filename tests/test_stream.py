@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from regionr1.data.shards import load_index
-from regionr1.data.stream import ShardStream, plan_slices
+from regionr1.data.shards.index import load_index
+from regionr1.data.shards.stream import ShardStream, plan_slices
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,13 @@ from PIL import Image
 from sweep_worker import SWEEP, MadeUpTraining, files
 from tiny_run import TinyData, TinyModule
 
-from regionr1 import lightning_cli
+from regionr1.cli import fit as lightning_cli
+from regionr1.cli import sweep as commands
 from regionr1.errors import UserError
-from regionr1.sweep import commands
 from regionr1.sweep.in_process import InProcess
 from regionr1.sweep.plan import read_plan
 from regionr1.sweep.store import StudyStore
-from regionr1.tracking.trial import STATE_TAG
+from regionr1.tracking.callbacks.trial import STATE_TAG
 
 CLASSES = {"model_class": TinyModule, "datamodule_class": TinyData}
 PRUNER = """\

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from test_end_to_end import options, parts, runs
 
-from regionr1.cli import main
+from regionr1.cli.main import main
 
 SPACE = {
     "model.group_size": {"type": "categorical", "choices": [2, 4]},

@@ -6,8 +6,8 @@ import optuna
 import pytest
 import yaml
 
+from regionr1.cli.check_sweep import check_plan
 from regionr1.errors import UserError
-from regionr1.sweep.check import check_plan
 from regionr1.sweep.plan import read_plan
 from regionr1.sweep.space import Parameter, grid, overrides, read_space, suggest
 
@@ -36,8 +36,8 @@ enqueue:
 def plan_file(tmp_path: Path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     conf = [yaml.safe_load((ROOT / "conf" / f"{n}.yaml").read_text()) for n in ("base", "builtin")]
-    policy = {"class_path": "regionr1.modules.policy.CropPolicy"}
-    reranker = {"class_path": "regionr1.modules.reranker.RewardReranker"}
+    policy = {"class_path": "regionr1.policy.crop_policy.CropPolicy"}
+    reranker = {"class_path": "regionr1.scorers.reranker.RewardReranker"}
     config = {**conf[0], **conf[1], "model": {"policy": policy, "reranker": reranker}}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
     path = tmp_path / "sweep.yaml"

@@ -10,9 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regionr1.report.bootstrap import Interval, ratio_draws
-from regionr1.report.render import format_table, table_csv, table_json
-from regionr1.report.table import METRICS, Outcome, grouped_table, metrics_table, paired_difference
+from regionr1.evaluation.bootstrap import Interval, ratio_draws
+from regionr1.evaluation.render import format_table, table_csv, table_json
+from regionr1.evaluation.table import (
+    METRICS,
+    Outcome,
+    grouped_table,
+    metrics_table,
+    paired_difference,
+)
 
 
 def outcome(key="q0", method="policy", ranking=("a", "b"), gold=("a",), **changes) -> Outcome:

@@ -7,10 +7,10 @@ from PIL import Image, ImageDraw
 from tiny_policy import build_tiny_policy
 
 from regionr1.errors import UserError
-from regionr1.modules.family import FAMILIES
-from regionr1.modules.policy import CropPolicy
-from regionr1.modules.prompt import process
-from regionr1.modules.tiles import tiled_inputs
+from regionr1.policy.crop_policy import CropPolicy
+from regionr1.policy.family import FAMILIES
+from regionr1.policy.prompt import process
+from regionr1.policy.tile_models import tiled_inputs
 
 QUESTIONS = ["what?", "where is this old castle", "who"]
 TILES = {"internvl": [3, 4, 1], "smolvlm": [5, 3, 5]}  # SmolVLM enlarges small images

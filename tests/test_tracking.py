@@ -7,16 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from regionr1.data_cli import run_data
+from regionr1.cli.call import run_data
 from regionr1.errors import UserError
-from regionr1.schedule import WarmupCosine
-from regionr1.tracking.checkpoint import (
-    LastCheckpoint,
-    read_checkpoint,
-    refuse_other_architecture,
-)
+from regionr1.tracking.callbacks.last_checkpoint import LastCheckpoint
+from regionr1.tracking.callbacks.profiler import StageProfiler
 from regionr1.tracking.logger import TrackingLogger, default_tracking_uri, prepare_store
-from regionr1.tracking.profiler import StageProfiler
+from regionr1.training.checkpoint import read_checkpoint, refuse_other_architecture
+from regionr1.training.schedule import WarmupCosine
 
 
 def test_everything_of_a_run_is_in_one_folder(workspace: Path) -> None:
@@ -62,7 +59,7 @@ def test_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
 
 def test_profiler_counts_each_second_once(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("regionr1.tracking.profiler.time.perf_counter", lambda: now)
+    monkeypatch.setattr("regionr1.tracking.callbacks.profiler.time.perf_counter", lambda: now)
     profiler = StageProfiler()
     with profiler.profile("run_training_batch"):
         with profiler.profile("[LightningModule]RGRPO.optimizer_step"):

@@ -10,8 +10,8 @@ from written_policy import OneBatch, colour_batch, gradients, module, move_adapt
 
 from regionr1.algorithm.answers import Decision
 from regionr1.errors import UserError
-from regionr1.modules.family import FAMILIES
-from regionr1.modules.policy import CropPolicy
+from regionr1.policy.crop_policy import CropPolicy
+from regionr1.policy.family import FAMILIES
 
 QUESTIONS = ["what?", "who painted this, and when?"]
 

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from tiny_run import TinyData, TinyModule, TinyPolicy
 
-from regionr1.tracking.trial import TrialCallback
+from regionr1.tracking.callbacks.trial import TrialCallback
 
 
 class StopsAtTwo:

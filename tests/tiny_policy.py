@@ -20,8 +20,8 @@ from transformers import (
     SmolVLMImageProcessorPil,
 )
 
-from regionr1.modules.family import FAMILIES
-from regionr1.modules.processor import ImageTextProcessor
+from regionr1.policy.family import FAMILIES
+from regionr1.policy.processor import ImageTextProcessor
 
 QWEN_TOKENS = [
     "<|endoftext|>",

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from regionr1.errors import UserError
-from regionr1.report.predictions import Prediction
-from regionr1.report.table import Outcome
-from regionr1.tracking.checkpoint import refuse_other_architecture
+from regionr1.evaluation.predictions import Prediction
+from regionr1.evaluation.table import Outcome
+from regionr1.training.checkpoint import refuse_other_architecture
 
 
 class TinyPolicy(nn.Module):

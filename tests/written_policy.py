@@ -18,12 +18,12 @@ from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 
 from regionr1.algorithm.answers import FULL_ANSWER
-from regionr1.data.batch import QueryBatch
-from regionr1.modules.policy import CropPolicy
-from regionr1.modules.prefix import decision_logprobs, prefill
-from regionr1.modules.reranker import RewardReranker
-from regionr1.modules.rgrpo import RGRPO
-from regionr1.modules.rollout import Rollouts, read_rollouts
+from regionr1.data.shards.batch import QueryBatch
+from regionr1.policy.crop_policy import CropPolicy
+from regionr1.policy.prefix import decision_logprobs, prefill
+from regionr1.policy.rollout import Rollouts, read_rollouts
+from regionr1.scorers.reranker import RewardReranker
+from regionr1.training.rgrpo import RGRPO
 
 FULL = FULL_ANSWER
 RED = '{"bbox_2d": [0, 0, 24, 24]}'  # seen pixels; 0..48 of the original

@@ -20,7 +20,7 @@ from transformers import (
 from transformers.models.qwen2_vl import Qwen2VLImageProcessorPil
 
 from regionr1.algorithm.answers import FULL_ANSWER, REGION_PREFIX, REGION_SUFFIX
-from regionr1.modules.processor import ImageTextProcessor
+from regionr1.policy.processor import ImageTextProcessor
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
            "<|image_pad|>", "<|video_pad|>")  # fmt: skip

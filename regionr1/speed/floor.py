@@ -7,7 +7,7 @@ With LoRA the backward pass needs the gradient of activations only, which costs 
 
 from typing import NamedTuple
 
-from regionr1.modules.policy import CropPolicy
+from regionr1.policy.crop_policy import CropPolicy
 
 
 class Floor(NamedTuple):

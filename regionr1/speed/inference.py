@@ -5,10 +5,10 @@ import argparse
 import torch
 
 from regionr1.algorithm.boxes import CropPrior
-from regionr1.modules.evaluation import Evaluator
-from regionr1.modules.policy import CropPolicy
-from regionr1.modules.prompt import process
-from regionr1.modules.reranker import RewardReranker
+from regionr1.evaluation.views import Evaluator
+from regionr1.policy.crop_policy import CropPolicy
+from regionr1.policy.prompt import process
+from regionr1.scorers.reranker import RewardReranker
 from regionr1.speed.measure import seconds_of
 from regionr1.speed.work import make_work
 

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from regionr1.modules.policy import CropPolicy
-from regionr1.modules.reranker import RewardReranker
-from regionr1.tracking.profiler import StageProfiler
+from regionr1.policy.crop_policy import CropPolicy
+from regionr1.scorers.reranker import RewardReranker
+from regionr1.tracking.callbacks.profiler import StageProfiler
 
 PAGE_BYTES = 4096
 SAMPLE_S = 0.005

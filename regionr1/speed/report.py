@@ -9,8 +9,8 @@ import torch
 
 from regionr1.algorithm.objective import Objective
 from regionr1.errors import UserError
-from regionr1.modules.policy import CropPolicy
-from regionr1.modules.reranker import RewardReranker
+from regionr1.policy.crop_policy import CropPolicy
+from regionr1.scorers.reranker import RewardReranker
 from regionr1.speed.floor import step_floor
 from regionr1.speed.inference import inference
 from regionr1.speed.measure import Cost, machine_speed, measure

@@ -18,7 +18,7 @@ from transformers import (
 from transformers.models.qwen2_vl import Qwen2VLImageProcessorPil
 
 from regionr1.builtin.policy_model import CHAT_TEMPLATE, SPECIAL
-from regionr1.modules.processor import ImageTextProcessor
+from regionr1.policy.processor import ImageTextProcessor
 
 PIECES = ("NO", "_CR", "OP", "_NE", "EDED", '{"', "bbox", '":', " [", "]}")
 PATCH, MERGE = 14, 2

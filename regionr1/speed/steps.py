@@ -16,16 +16,16 @@ from torch import Tensor
 
 from regionr1.algorithm.answers import Decision
 from regionr1.algorithm.objective import Group, Objective, Scored, step_loss
-from regionr1.modules.decode import decode, evaluating
-from regionr1.modules.earnings import as_group, earn
-from regionr1.modules.logprobs import policy_pass
-from regionr1.modules.policy import CropPolicy
-from regionr1.modules.prefix import prefill
-from regionr1.modules.prompt import Prompt
-from regionr1.modules.reranker import RewardReranker
-from regionr1.modules.rollout import Rollouts
-from regionr1.modules.vision_cache import VisionCache
+from regionr1.policy.crop_policy import CropPolicy
+from regionr1.policy.decode import decode, evaluating
+from regionr1.policy.logprobs import policy_pass
+from regionr1.policy.prefix import prefill
+from regionr1.policy.prompt import Prompt
+from regionr1.policy.rollout import Rollouts
+from regionr1.policy.vision_cache import VisionCache
+from regionr1.scorers.reranker import RewardReranker
 from regionr1.speed.work import Work
+from regionr1.training.reward import as_group, earn
 
 Stage = Callable[[str], AbstractContextManager]
 

@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 
 from regionr1.algorithm.boxes import CropPrior
 from regionr1.algorithm.rewards import RewardWeights
-from regionr1.data.batch import QueryBatch
+from regionr1.data.shards.batch import QueryBatch
 
 SIDE_PX = 28  # of an image token: two patches of 14 pixels
 

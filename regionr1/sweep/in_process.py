@@ -8,8 +8,8 @@ from typing import Any
 
 from regionr1.errors import UserError
 from regionr1.sweep.trials import TrialFailed, TrialJob, out_of_memory
+from regionr1.tracking.callbacks.trial import TrialCallback
 from regionr1.tracking.channel import TrialChannel
-from regionr1.tracking.trial import TrialCallback
 
 
 class InProcess:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from regionr1.sweep.plan import SweepPlan
+from regionr1.tracking.callbacks.trial import STATE_TAG
 from regionr1.tracking.logger import (
     create_experiment,
     default_tracking_uri,
     open_client,
     prepare_store,
 )
-from regionr1.tracking.trial import STATE_TAG
 
 if TYPE_CHECKING:
     from optuna import Study

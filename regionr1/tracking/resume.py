@@ -14,10 +14,10 @@ from typing import Any
 import yaml
 
 from regionr1.errors import UserError
-from regionr1.tracking.checkpoint import CHECKPOINT_TAG
-from regionr1.tracking.config_artifact import CONFIG_ARTIFACT
 from regionr1.tracking.logger import prepare_store
 
+CONFIG_ARTIFACT = "config.yaml"  # of a run: its resolved config
+CHECKPOINT_TAG = "regionr1.checkpoint"  # of a run: where its last checkpoint lies
 SHARED_KEYS = (
     "seed_everything",
     "trainer",

@@ -8,10 +8,10 @@ from typing import Any
 import yaml
 
 from regionr1.errors import UserError
-from regionr1.report.compare import TestedRun
-from regionr1.report.compare import compare as compared
+from regionr1.evaluation.compare import TestedRun
+from regionr1.evaluation.compare import compare as compared
+from regionr1.evaluation.outcome_file import OUTCOMES, read_outcomes
 from regionr1.tracking.logger import default_tracking_uri, prepare_store
-from regionr1.tracking.outcomes import OUTCOMES, read_outcomes
 
 
 def compare(

@@ -1,0 +1,211 @@
+"""The four verbs of Lightning, with our classes, MLflow on sqlite and errors of one sentence."""
+
+import logging
+import sys
+import tempfile
+import warnings
+from argparse import ArgumentError
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from jsonargparse import set_parsing_settings
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from regionr1.config_errors import check_config_files, explain
+from regionr1.errors import UserError
+from regionr1.tracking.callbacks.artifacts import AdapterArtifact, TestTable
+from regionr1.tracking.callbacks.before_after import BeforeAfter
+from regionr1.tracking.callbacks.config_artifact import ConfigArtifact
+from regionr1.tracking.callbacks.crop_gallery import CropGallery
+from regionr1.tracking.callbacks.last_checkpoint import LastCheckpoint
+from regionr1.tracking.callbacks.prediction_file import PredictionFile
+from regionr1.tracking.callbacks.provenance import Provenance
+from regionr1.tracking.callbacks.reported import ReportedModule
+from regionr1.tracking.callbacks.system_metrics import SystemMetrics
+from regionr1.tracking.callbacks.throughput import Speed
+from regionr1.tracking.callbacks.trial import trial_from_environment
+from regionr1.tracking.logger import default_tracking_uri
+from regionr1.tracking.resume import find_run, measures_otherwise
+from regionr1.training.checkpoint import read_checkpoint, refuse_other_architecture
+
+LOGGER = {"class_path": "regionr1.tracking.logger.TrackingLogger", "init_args": {}}
+
+
+class RegionCLI(LightningCLI):
+    """LightningCLI without the three surprises that matter here.
+
+    Configuration comes from files and flags only: Lightning would let the hyper-parameters stored
+    in `--ckpt_path FILE` override them in silence. Parsing errors raise instead of printing pages
+    of usage. `predict` keeps no results in memory, because PredictionFile writes them.
+    """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds `--resume` and the callbacks that can be configured."""
+        parser.add_argument(
+            "--resume",
+            type=str | None,
+            default=None,
+            metavar="RUN_ID",
+            help="Go on with this MLflow run ('last' = the newest): its config, last checkpoint.",
+        )
+        parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(CropGallery, "gallery")
+        parser.add_lightning_class_args(SystemMetrics, "system_metrics")
+        parser.add_lightning_class_args(PredictionFile, "predictions")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """As in Lightning, without its warning that sys.argv holds arguments too."""
+        self.config = parser.parse_args(cast(list[str], args))
+
+    def _parse_ckpt_path(self) -> None:
+        """Leaves the configuration as given."""
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Loads checkpoints as data, never as code, unless told otherwise."""
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        return {**kwargs, "weights_only": kwargs.get("weights_only") is not False}
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Refuses bad data and checkpoints before MLflow has a run of them."""
+        self.datamodule.trainer = self.trainer
+        self.datamodule.setup(subcommand)
+        cast(ReportedModule, self.model).check_data(self.datamodule, subcommand)
+        path = self._get(self.config, "ckpt_path")
+        if path is not None:
+            trusted = self._get(self.config, "weights_only") is False
+            refuse_other_architecture(self.model, read_checkpoint(Path(path), trusted))
+        super()._run_subcommand(subcommand)
+
+    def predict(self, **kwargs: Any) -> None:
+        """Runs the trainer's predict."""
+        self.trainer.predict(**{**kwargs, "return_predictions": False})
+
+
+def run(
+    args: list[str],
+    model_class: type[LightningModule] | None = None,
+    datamodule_class: type[LightningDataModule] | None = None,
+    callbacks: Sequence[Callback] = (),
+    cli_class: type[RegionCLI] = RegionCLI,
+) -> RegionCLI:
+    """Parses `fit ...`, `validate ...`, `test ...` or `predict ...` and does it.
+
+    Args:
+        args: The verb and its options.
+        model_class: LightningModule; None means RGRPO.
+        datamodule_class: LightningDataModule; None means RerankDataModule.
+        callbacks: Callbacks beside those that every run has.
+        cli_class: What to do with the options.
+
+    Raises:
+        UserError: If the options, a config file, the checkpoint or the data are bad.
+    """
+    quiet_lightning()
+    if model_class is None:
+        from regionr1.training.rgrpo import RGRPO
+
+        model_class = RGRPO
+    if datamodule_class is None:
+        from regionr1.data.shards.datamodule import RerankDataModule
+
+        datamodule_class = RerankDataModule
+    check_config_files(args)
+    if take_option(args, "--ckpt_path")[0] in ("last", "best"):
+        raise UserError("--ckpt_path takes a file; `--resume last` goes on with the newest run")
+    with tempfile.TemporaryDirectory() as folder:
+        args = with_resume(args, Path(folder))
+        try:
+            return cli_class(
+                model_class,
+                datamodule_class,
+                args=args,
+                auto_configure_optimizers=False,
+                seed_everything_default=42,
+                save_config_callback=ConfigArtifact,
+                save_config_kwargs={"save_to_log_dir": False},
+                trainer_defaults={
+                    "logger": LOGGER,
+                    "default_root_dir": "mlruns",
+                    "callbacks": [
+                        *(TestTable(), BeforeAfter(), AdapterArtifact()),
+                        *(Provenance(), Speed()),
+                        *trial_from_environment(),
+                        *callbacks,
+                    ],
+                },
+                parser_kwargs={"prog": "regionr1", "exit_on_error": False},
+            )
+        except ArgumentError as error:
+            raise UserError(explain(str(error), args)) from error
+        except MisconfigurationException as error:  # what the Trainer refuses
+            raise UserError(f"trainer: {error}") from error
+
+
+def with_resume(args: list[str], folder: Path) -> list[str]:
+    """Replaces `--resume RUN_ID` by the config file, checkpoint and run id it stands for; the
+    user's options stay last. Figures of other data or settings never replace a run's own.
+    """
+    run_id, rest = take_option(args[1:], "--resume")
+    if run_id is None:
+        explained = ("-h", "--help", "--ckpt_path", "--print_config")
+        if args[0] != "fit" and not any(arg.startswith(explained) for arg in args):
+            print(
+                f"{args[0]}: without --resume the policy is as it was before training",
+                file=sys.stderr,
+            )
+        return args
+    uri, _ = take_option(rest, "--trainer.logger.init_args.tracking_uri")
+    resumable = find_run(run_id, uri or default_tracking_uri())
+    other = measures_otherwise(rest) if args[0] in ("validate", "test") else []
+    if other:
+        print(
+            f"{args[0]}: run {resumable.run_id} was not trained with {', '.join(other)}; what "
+            "this measures is logged as a run of its own",
+            file=sys.stderr,
+        )
+    return [args[0], *resumable.arguments(folder / "config.yaml", not other), *rest]
+
+
+def take_option(args: list[str], name: str) -> tuple[str | None, list[str]]:
+    """The value of `--name VALUE` or `--name=VALUE`, and the other arguments.
+
+    Raises:
+        UserError: If the option comes without a value.
+    """
+    value, rest = None, []
+    remaining = iter(args)
+    for arg in remaining:
+        if arg == name:
+            value = next(remaining, None)
+            if value is None or value.startswith("--"):
+                raise UserError(f"{name} needs a value")
+        elif arg.startswith(f"{name}="):
+            value = arg.split("=", 1)[1]
+        else:
+            rest.append(arg)
+    return value, rest
+
+
+def quiet_lightning() -> None:
+    """Drops advertisements and advice that a user can do nothing about; the number of workers is
+    set on purpose.
+    """
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "Tip:" not in record.getMessage()
+    )
+    for message in (
+        "does not have many workers",
+        "in eval mode at the start of training",  # the frozen tower and scorer
+        "method of metric MeanMetric was called before",  # over nothing: NaN, shown as missing
+        "gradient_checkpointing\\w*` is deprecated",  # asked by peft of transformers 5
+        "treespec, LeafSpec",  # Lightning with torch 2.13
+        "functional.all_gather is deprecated",  # Lightning with torch 2.13
+    ):
+        warnings.filterwarnings("ignore", message=f".*{message}")
+    warnings.filterwarnings(
+        "ignore", module="lightning.pytorch.cli"
+    )  # its use of jsonargparse's old names
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)

@@ -1,0 +1,248 @@
+"""`regionr1 sweep`: run a sweep, show what it found, write its best setting."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from regionr1.errors import UserError
+from regionr1.sweep.plan import SweepPlan, read_plan
+from regionr1.sweep.space import Value
+from regionr1.sweep.store import DEFAULT_STORAGE, StudyStore
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+    from regionr1.sweep.parent import ParentRun
+    from regionr1.sweep.trials import Runner
+
+
+def sweep(
+    file: Path,
+    n_trials: int | None = None,
+    storage: str = DEFAULT_STORAGE,
+    study: str | None = None,
+    timeout: float | None = None,
+    trial_timeout: float | None = None,
+    in_process: bool = False,
+    heartbeat_s: int = 30,
+    fit_options: tuple[str, ...] = (),
+) -> None:
+    """Search the settings of a sweep file; the same command again goes on, or helps.
+
+    Args:
+        file: Sweep file.
+        n_trials: Trials in total, of all workers together; left out, the file's.
+        storage: Where the study is kept: sqlite:///FILE, journal:FILE or
+            postgresql://USER@HOST/DATABASE.
+        study: Name of the study; left out, the file's.
+        timeout: Seconds after which this worker begins no further trial.
+        trial_timeout: Seconds after which a trial is ended and counts as failed.
+        in_process: Run trials in this process, one after the other, and not in fresh ones.
+        heartbeat_s: Seconds between two signs of life of a running trial; one that was silent for
+            twice as long is taken up by another worker.
+        fit_options: Options of `regionr1 fit` for every trial; easier written after `--`, as in
+            `regionr1 sweep FILE -- --trainer.max_steps 100`.
+    """
+    from regionr1.cli import fit as lightning_cli
+    from regionr1.sweep.in_process import InProcess
+    from regionr1.sweep.trials import FreshProcess
+
+    plan = named(read_plan(file, parse_fixed(fit_options)), study)
+    if in_process and trial_timeout is not None:
+        raise UserError("--trial-timeout cannot end a trial in this process; drop --in-process")
+    runner = (
+        InProcess(lambda args, callback: lightning_cli.run(args, callbacks=[callback]))
+        if in_process
+        else FreshProcess(trial_timeout)
+    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    run_sweep(plan, StudyStore(storage, heartbeat_s), runner, n_trials, timeout)
+
+
+def run_sweep(
+    plan: SweepPlan,
+    store: StudyStore,
+    runner: Runner,
+    n_trials: int | None = None,
+    timeout_s: float | None = None,
+    **classes: Any,
+) -> None:
+    """Works on a study until it has its trials, and shows what was found, however it ends.
+
+    Args:
+        plan: The sweep.
+        store: Where its study is kept.
+        runner: Runs a trial.
+        n_trials: Trials in total; None means the plan's.
+        timeout_s: Seconds after which no further trial is begun.
+        classes: Model and data module of `lightning_cli.run`, where they are not the usual ones.
+
+    Raises:
+        UserError: If the plan does not fit the command line, or trial after trial or each fails.
+        KeyboardInterrupt: If interrupted; says how to go on.
+    """
+    from regionr1.cli.check_sweep import check_plan
+    from regionr1.sweep.parent import ParentRun
+    from regionr1.sweep.worker import Worker
+
+    total = plan.n_trials if n_trials is None else n_trials
+    if plan.is_grid:
+        total = min(total, plan.n_trials)
+    if total < 1:
+        raise UserError(f"--n-trials must be at least 1, not {total}")
+    logger = check_plan(plan, **classes)
+    with store.lock(plan.study):
+        study = store.open(plan)
+        parent = ParentRun.open(plan, study, logger)
+        if not study.get_trials(deepcopy=False):
+            for point in plan.enqueue:
+                study.enqueue_trial(point)
+    print(f"study {plan.study} in {store.shown}, {total} trials in total")
+    if not store.has_heartbeats:
+        print("a journal file knows no signs of life: a killed worker's trial stays unfinished")
+    try:
+        Worker(plan, study, store, parent, runner, total, timeout_s).work()
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; `regionr1 sweep {plan.path}` with the same options goes on")
+        raise
+    finally:
+        found = _conclude(plan, study, store, parent, total)
+    if found["trials_fail"] and not found["trials_complete"] + found["trials_pruned"]:
+        raise UserError(f"all {found['trials_fail']:.0f} trials failed, for the reasons above")
+
+
+def _conclude(
+    plan: SweepPlan, study: Study, store: StudyStore, parent: ParentRun, total: int
+) -> dict[str, float]:
+    """Prints and logs what the study found so far; returns its totals."""
+    from optuna.trial import TrialState
+
+    from regionr1.sweep.summary import best_lines, draw, totals, trials_csv
+    from regionr1.sweep.worker import FINISHED, counted
+
+    found = totals(study)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "trials.csv").write_text(trials_csv(study, plan.metrics), encoding="utf-8")
+        missing = draw(study, plan.metrics, folder)
+        with store.lock(plan.study):
+            parent.show(folder, found)
+            trials = counted(study)
+            if not any(trial.state == TrialState.RUNNING for trial in trials):
+                finished = sum(trial.state in FINISHED for trial in trials)
+                parent.close("FINISHED" if finished >= total else "KILLED")
+    kinds = ("complete", "pruned", "fail")
+    print(", ".join(f"{found[f'trials_{kind}']:.0f} {kind}" for kind in kinds), end="")
+    print(
+        f"; {found['seconds']:.0f} s of trials, about {found['seconds_saved_by_pruning']:.0f} s "
+        "saved by pruning"
+    )
+    print("\n".join(best_lines(study, plan.metrics)))
+    if missing:
+        print(f"too few trials to draw: {', '.join(missing)}")
+    return found
+
+
+def named(plan: SweepPlan, study: str | None) -> SweepPlan:
+    """The plan under another study name, if there is one."""
+    from dataclasses import replace
+
+    return plan if study is None else replace(plan, study=study)
+
+
+def report(file: Path, storage: str = DEFAULT_STORAGE, study: str | None = None) -> None:
+    """Print what a study found and log its pictures and table anew.
+
+    Args:
+        file: Sweep file.
+        storage: Where the study is kept.
+        study: Name of the study; left out, the file's.
+    """
+    from regionr1.cli.check_sweep import check_plan
+    from regionr1.sweep.parent import ParentRun
+
+    plan = named(read_plan(file), study)
+    store = StudyStore(storage)
+    with store.lock(plan.study):
+        opened = existing(store, plan)
+        parent = ParentRun.open(plan, opened, check_plan(plan))
+    _conclude(plan, opened, store, parent, total=0)
+
+
+def best(
+    file: Path,
+    out: Path | None = None,
+    trial: int | None = None,
+    storage: str = DEFAULT_STORAGE,
+    study: str | None = None,
+) -> None:
+    """Write the best trial's settings as a config that `regionr1 fit -c` stacks last.
+
+    Args:
+        file: Sweep file.
+        out: File to write; left out, the overlay is printed.
+        trial: Another trial than the best.
+        storage: Where the study is kept.
+        study: Name of the study; left out, the file's.
+    """
+    from regionr1.sweep.overlay import overlay
+
+    plan = named(read_plan(file), study)
+    store = StudyStore(storage)
+    with store.lock(plan.study):
+        opened = existing(store, plan)
+    text = overlay(plan, opened, trial)
+    if out is None:
+        print(text, end="")
+        return
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(out)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}; choose another --out") from error
+    configs = " ".join(f"-c {path}" for path in plan.configs)
+    print(f"wrote {out}; run it: regionr1 fit {configs} -c {out}")
+
+
+def existing(store: StudyStore, plan: SweepPlan) -> Study:
+    """The study, which must have trials.
+
+    Raises:
+        UserError: If there is none.
+    """
+    if store.file is not None and not store.file.exists():
+        raise UserError(f"there is no study in {store.shown}; run `regionr1 sweep {plan.path}`")
+    opened = store.open(plan)
+    if not opened.get_trials(deepcopy=False):
+        raise UserError(
+            f"study {plan.study} in {store.shown} has no trial; run `regionr1 sweep {plan.path}`"
+        )
+    return opened
+
+
+def parse_fixed(options: Sequence[str]) -> dict[str, Value]:
+    """`--key value` pairs for every trial.
+
+    Raises:
+        UserError: If they are not pairs.
+    """
+    fixed: dict[str, Value] = {}
+    remaining = iter(options)
+    for name in remaining:
+        key, equals, value = name.removeprefix("--").partition("=")
+        found = value if equals else next(remaining, None)
+        if not name.startswith("--") or found is None:
+            raise UserError(f"options after -- come as --key value, not {name!r}")
+        try:
+            fixed[key] = yaml.safe_load(found)
+        except yaml.YAMLError as error:
+            raise UserError(f"the value of {name} after -- is not YAML; quote it") from error
+    return fixed

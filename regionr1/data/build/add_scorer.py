@@ -1,0 +1,266 @@
+"""Another scorer's embeddings beside the shards: the same samples, candidates, order and labels.
+
+They are tars like the shards, in a folder of their own, and are recorded in the index of a split
+when all of that split's are whole. What is not finished lies in a hidden folder, from which a
+killed run goes on: candidates are embedded part by part, and tars are written one by one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import webdataset as wds
+from filelock import FileLock, Timeout
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from regionr1.data.build.candidate_set import Pooled
+from regionr1.data.build.embed import (
+    DECODE_THREADS,
+    EmbedOptions,
+    as_finite_array,
+    kb_folder,
+    kb_identity,
+)
+from regionr1.data.build.embed_run import EmbedJob, device_of, run_embedding
+from regionr1.data.build.store import EmbeddingStore, unit
+from regionr1.data.readers.registry import SourceName, open_source
+from regionr1.data.shards.index import (
+    AddedScorer,
+    ShardFile,
+    ShardIndex,
+    check_shards,
+    verify_index,
+)
+from regionr1.data.shards.samples import ShardSample, decode_sample, encode_embeddings
+from regionr1.data.shards.stream import Slice, read_slice
+from regionr1.errors import UserError
+from regionr1.files import file_sha256, read_json, write_json, write_whole
+from regionr1.scorers.base import Scorer
+from regionr1.scorers.load import load_scorer
+
+MEND = "add the scorer again"
+
+
+@dataclass(frozen=True, slots=True)
+class AddOptions:
+    """How a scorer's embeddings are made; none of it changes what they are.
+
+    Attributes:
+        batch_size: Images per scorer call.
+        part_size: Candidates of a part; a killed run loses at most one part per process.
+        devices: Processes that embed the candidates.
+        accelerator: ``auto``, ``cpu`` or ``gpu``.
+    """
+
+    batch_size: int = 64
+    part_size: int = 4096
+    devices: int = 1
+    accelerator: str = "auto"
+
+
+def add_scorer(
+    shards: Path,
+    root: Path,
+    scorer: str,
+    splits: Sequence[str],
+    kb: str | None = None,
+    options: AddOptions | None = None,
+) -> list[ShardIndex]:
+    """Add a scorer's embeddings to shards; what is there already and whole is kept.
+
+    Args:
+        shards: The shard folder.
+        root: Folder of the published files that the shards were built from.
+        scorer: The scorer to add.
+        splits: To which splits.
+        kb: Name of the knowledge-base file in ``root``.
+        options: How.
+
+    Returns:
+        The index of every split, as this scorer sees it.
+
+    Raises:
+        UserError: Damaged shards, their own scorer, other published files, or a full disk.
+    """
+    indices = [verify_index(shards, split, checksums=True) for split in splits]
+    try:
+        with FileLock(shards / ".add-scorer.lock", timeout=0):
+            fingerprint = _add(shards, root, scorer, indices, kb, options or AddOptions())
+    except Timeout:
+        raise UserError(
+            f"{shards}: another process is adding a scorer to these shards; wait for it."
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"{shards}: cannot be written ({error.strerror or error}); make room, or copy the "
+            "shards to where you may write, then run the same command again."
+        ) from error
+    return [verify_index(shards, split, fingerprint) for split in splits]
+
+
+def _add(
+    shards: Path,
+    root: Path,
+    scorer: str,
+    indices: Sequence[ShardIndex],
+    kb: str | None,
+    options: AddOptions,
+) -> str:
+    """Add what is missing; returns the scorer's fingerprint."""
+    model = load_scorer(scorer)
+    fingerprint = model.fingerprint()
+    for index in indices:
+        if index.scorer_fingerprint == fingerprint:
+            raise UserError(
+                f"{shards}: its {index.split} shards were made with this scorer, {fingerprint}; "
+                "name another one to add."
+            )
+    missing = [index for index in indices if not _is_whole(shards, index, fingerprint)]
+    if not missing:
+        return fingerprint
+    source = cast(SourceName, missing[0].source)
+    # Of all splits that were asked for: a killed run has perhaps done some of them.
+    identity = {
+        "shards": [[shard.sha256 for shard in index.shards] for index in indices],
+        "kb": kb_identity(
+            open_source(source, root, kb), model, EmbedOptions(part_size=options.part_size)
+        ),
+    }
+    del model  # every process loads its own, and it may fill half of the memory
+    # A fingerprint may hold any character of a model's name.
+    name = f"scorer-{hashlib.sha256(fingerprint.encode()).hexdigest()[:12]}"
+    staging = shards / f".{name}.partial"
+    _open_staging(staging, identity)
+    pooled = staging / "pooled.npy"
+    if not pooled.is_file():
+        Pooled.of(shards, indices).save(pooled)
+    job = EmbedJob(
+        root, staging, source, kb, scorer, (), False, False, options.batch_size,
+        options.part_size, pooled=pooled,
+    )  # fmt: skip
+    run_embedding(job, options.devices, options.accelerator)
+    model = load_scorer(scorer).to(device_of(options.accelerator)).eval()
+    store = EmbeddingStore(kb_folder(staging), MEND)
+    writer = _Writer(shards, root, name, staging, model, store, options.batch_size)
+    for index in missing:
+        others = [other for other in index.scorers if other.fingerprint != fingerprint]
+        index.scorers = [*others, writer.write(index)]
+        index.save(shards)
+    shutil.rmtree(staging)
+    return fingerprint
+
+
+def _is_whole(shards: Path, index: ShardIndex, fingerprint: str) -> bool:
+    seen = index.seen_by(fingerprint)
+    if seen is None:
+        return False
+    try:
+        check_shards(shards, seen.embeddings, checksums=True)
+    except UserError:
+        return False  # writing them again loses nothing
+    return True
+
+
+def _open_staging(staging: Path, identity: dict[str, Any]) -> None:
+    """Go on with what a killed run left, if it was made from the same; otherwise begin afresh."""
+    path = staging / "identity.json"
+    try:
+        if read_json(path, MEND) == json.loads(json.dumps(identity)):  # where tuples are lists
+            return
+    except UserError:
+        pass
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    write_json(path, identity)
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """Writes a scorer's tars.
+
+    Attributes:
+        shards: The shard folder.
+        root: Folder of the published files, for error messages.
+        name: Of the scorer's folder in it.
+        staging: Where tars lie until all of a split are whole.
+        scorer: Embeds the query images, which the shards hold.
+        store: Embeddings of the candidates.
+        batch_size: Images per scorer call.
+    """
+
+    shards: Path
+    root: Path
+    name: str
+    staging: Path
+    scorer: Scorer
+    store: EmbeddingStore
+    batch_size: int
+
+    def write(self, index: ShardIndex) -> AddedScorer:
+        """Write those of a split that are not there yet, then move all into place."""
+        files, total = [], 0
+        bar = tqdm(index.shards, desc=f"add to {index.split}", unit="shard", disable=None)
+        for number, shard in enumerate(bar):
+            tar, about = self.staging / shard.name, self.staging / f"{shard.name}.json"
+            if not about.is_file():
+                full_first = self._write_tar(index, number, tar)
+                write_json(about, {"full_first": full_first})  # last: the tar is whole
+            total += read_json(about, MEND)["full_first"]
+            name, size = f"{self.name}/{shard.name}", tar.stat().st_size
+            files.append(ShardFile(name, shard.samples, file_sha256(tar), size))
+        (self.shards / self.name).mkdir(exist_ok=True)
+        for shard in index.shards:
+            (self.staging / f"{shard.name}.json").unlink()  # first: then the tar counts no more
+            (self.staging / shard.name).replace(self.shards / self.name / shard.name)
+        return AddedScorer(self.scorer.fingerprint(), self.store.dim, total, files)
+
+    def _write_tar(self, index: ShardIndex, number: int, path: Path) -> int:
+        """Write one tar; returns how many samples have a positive first by the full image."""
+        full_first = 0
+
+        def write(file: Any) -> None:
+            nonlocal full_first
+            with wds.TarWriter(file, encoder=False, mtime=0) as tar:
+                for sample, candidates, full in self._embedded(index, number):
+                    best = int(np.argmax(candidates @ full))
+                    full_first += sample.labels[best]
+                    tar.write({"__key__": sample.key, **encode_embeddings(candidates, full)})
+
+        write_whole(path, write)
+        return full_first
+
+    def _embedded(
+        self, index: ShardIndex, number: int
+    ) -> Iterator[tuple[ShardSample, np.ndarray, np.ndarray]]:
+        """The samples of a shard with the embeddings of their candidates and full images."""
+        part = Slice(number, 0, index.shards[number].samples)
+        stream = read_slice(self.shards, index, part)
+        with ThreadPoolExecutor(DECODE_THREADS) as threads:
+            while chunk := list(islice(stream, self.batch_size)):
+                samples = list(threads.map(lambda raw: decode_sample(*raw), chunk))
+                vectors = self.scorer.embed_images([sample.image for sample in samples])
+                full = unit(as_finite_array(vectors, [sample.key for sample in samples]))
+                for sample, view in zip(samples, full, strict=True):
+                    yield sample, self._candidates(sample), view
+
+    def _candidates(self, sample: ShardSample) -> np.ndarray:
+        rows = []
+        for page, image in zip(sample.candidate_ids, sample.candidate_images, strict=True):
+            row = self.store.find(page, image)
+            if row is None:
+                raise UserError(
+                    f"{self.root}: candidate {image} of page {page!r} is not in its knowledge base "
+                    "or cannot be read; name the folder, and with --kb the file, that the shards "
+                    "were built from."
+                )
+            rows.append(row)
+        return self.store.vectors(rows)

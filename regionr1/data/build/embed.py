@@ -1,0 +1,319 @@
+"""Embedding the knowledge base and the queries of a source into stores."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from regionr1.data.build.store import FORMAT
+from regionr1.data.build.store_writer import (
+    Item,
+    Part,
+    StoreDtype,
+    finish,
+    open_for_writing,
+    write_parts,
+)
+from regionr1.data.images import open_image
+from regionr1.data.readers.base import Source
+from regionr1.data.records import Entity, Query, SkipReport
+from regionr1.errors import UserError
+from regionr1.files import file_identity
+
+if TYPE_CHECKING:
+    from regionr1.scorers.base import Scorer
+
+DECODE_THREADS = 4
+NO_FILE = "KB image without a file"
+NO_IMAGE = "KB entity without a usable image"
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedOptions:
+    """How embedding is done; none of it changes what an embedding is, but for ``dtype``.
+
+    Attributes:
+        batch_size: Images per scorer call.
+        part_size: Images of a part: what a killed run loses at most.
+        dtype: Of the vectors on disk.
+        rank: This process.
+        world_size: How many there are.
+    """
+
+    batch_size: int = 64
+    part_size: int = 4096
+    dtype: StoreDtype = "float32"
+    rank: int = 0
+    world_size: int = 1
+
+
+def kb_folder(work: Path) -> Path:
+    """The store of the knowledge base."""
+    return work / "kb"
+
+
+def query_folder(work: Path, split: str) -> Path:
+    """The store of a split's queries."""
+    return work / f"queries-{split}"
+
+
+def kb_identity(source: Source, scorer: Scorer, options: EmbedOptions) -> dict[str, Any]:
+    """What the store of the knowledge base is made from."""
+    files = [file_identity(path) for path in source.kb_files()]
+    return _identity(source, scorer, options, {"files": files})
+
+
+def kb_items(
+    source: Source,
+    seen: Callable[[Entity], object] = lambda entity: None,
+    wanted: Callable[[str, str], bool] = lambda entity, image: True,
+) -> Iterator[Item]:
+    """Every wanted image of the knowledge base that has a file; ``seen`` is told every entity."""
+    for entity in source.entities():
+        seen(entity)
+        for path in entity.image_paths:
+            name = path.relative_to(source.root).as_posix()
+            if wanted(entity.id, name):
+                yield Item(entity.id, name, path, entity.text)
+
+
+def embed_kb(
+    source: Source,
+    scorer: Scorer,
+    work: Path,
+    options: EmbedOptions,
+    wanted: Callable[[str, str], bool] = lambda entity, image: True,
+) -> Callable[[], None]:
+    """Embed every usable image of the knowledge base with its entity's text.
+
+    Images without file, undecodable images and entities left without any are counted: a large part
+    of the real knowledge base has no or broken pixels.
+
+    Args:
+        source: Reader of the published files.
+        scorer: The frozen dual encoder.
+        work: The work folder.
+        options: How.
+        wanted: Told an entity and one of its images, says whether to embed it.
+
+    Returns:
+        What the first process must call once every process is here.
+
+    Raises:
+        UserError: Bad input, another scorer's store, or a non-finite embedding.
+    """
+    folder = kb_folder(work)
+    open_for_writing(folder, kb_identity(source, scorer, options))
+    (folder / "complete.json").unlink(missing_ok=True)
+    names = folder / f"entities-{options.rank}.jsonl"
+    counts: Counter[str] = Counter()
+
+    def embed(chunk: list[Item]) -> Part:
+        return _embed_part(
+            chunk,
+            lambda images, kept: scorer.embed_candidates(images, [item.text for item in kept]),
+            options.batch_size,
+            lambda item: f"KB entry {item.owner!r}",
+            "unreadable KB image",
+        )
+
+    with _progress("embed knowledge base", lambda: _count(kb_items(source, wanted=wanted))) as bar:
+        try:
+            with names.open("w", encoding="utf-8") as file:
+
+                def seen(entity: Entity) -> None:
+                    file.write(json.dumps(entity.id) + "\n")
+                    if entity.n_unresolved:
+                        counts[NO_FILE] += entity.n_unresolved
+
+                n_parts = write_parts(
+                    folder, kb_items(source, seen, wanted), embed, options.part_size,
+                    options.dtype, options.rank, options.world_size, bar.update,
+                )  # fmt: skip
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written ({error.strerror}).") from error
+
+    def complete() -> None:
+        def entities() -> Iterator[str]:
+            with names.open(encoding="utf-8") as file:
+                yield from map(json.loads, file)
+
+        finish(folder, n_parts, entities(), counts)
+        for path in folder.glob("entities-*.jsonl"):
+            path.unlink()
+
+    return complete
+
+
+def query_identity(
+    source: Source, scorer: Scorer, split: str, skip_missing: bool, options: EmbedOptions
+) -> dict[str, Any]:
+    """What the store of a split's queries is made from."""
+    more = {
+        "files": [file_identity(path) for path in source.files(split)],
+        "split": split,
+        "skip_missing": skip_missing,
+        "two-hop choice": source.include_two_hop,
+    }
+    return _identity(source, scorer, options, more)
+
+
+def query_items(
+    source: Source, split: str, left_out: SkipReport, skip_missing: bool
+) -> Iterator[Item]:
+    """Every query of a split that has an image file."""
+    for query in source.present(split, left_out, skip_missing):
+        record = {**asdict(query), "image": query.image_path.relative_to(source.root).as_posix()}
+        del record["image_path"], record["key"]
+        yield Item(query.key, json.dumps(record, ensure_ascii=False), query.image_path)
+
+
+def embed_queries(
+    source: Source,
+    scorer: Scorer,
+    work: Path,
+    split: str,
+    skip_missing: bool,
+    options: EmbedOptions,
+) -> Callable[[], None]:
+    """Embed the full image of every query of a split.
+
+    Args:
+        source: Reader of the published files.
+        scorer: The frozen dual encoder.
+        work: The work folder.
+        split: ``train``, ``val`` or ``test``.
+        skip_missing: Count queries whose image is missing or unreadable instead of raising.
+        options: How.
+
+    Returns:
+        What the first process must call once every process is here.
+
+    Raises:
+        UserError: Bad input, another scorer's store, or a non-finite embedding.
+    """
+    folder = query_folder(work, split)
+    identity = query_identity(source, scorer, split, skip_missing, options)
+    open_for_writing(folder, identity)
+    (folder / "complete.json").unlink(missing_ok=True)
+    left_out = SkipReport()
+
+    def embed(chunk: list[Item]) -> Part:
+        return _embed_part(
+            chunk,
+            lambda images, kept: scorer.embed_images(images),
+            options.batch_size,
+            lambda item: item.owner,
+            "unreadable query image" if skip_missing else None,
+        )
+
+    label = f"embed {split} queries"
+    count = query_items(source, split, SkipReport(), skip_missing)
+    with _progress(label, lambda: _count(count)) as bar:
+        items = query_items(source, split, left_out, skip_missing)
+        n_parts = write_parts(
+            folder, items, embed, options.part_size, options.dtype, options.rank,
+            options.world_size, bar.update,
+        )  # fmt: skip
+    if n_parts == 0:
+        raise UserError(f"{source.root}: split {split!r} has no usable question.")
+    return lambda: finish(folder, n_parts, counts=left_out.as_dict())
+
+
+def query_of(key: str, data: str, root: Path) -> Query:
+    """The query that a row of a query store stands for."""
+    record = json.loads(data)
+    image = record.pop("image")
+    box = record.pop("reference_box_px")
+    gold = tuple(record.pop("gold_ids"))
+    return Query(
+        key=key,
+        image_path=root / image,
+        gold_ids=gold,
+        reference_box_px=None if box is None else (box[0], box[1], box[2], box[3]),
+        **record,
+    )
+
+
+def as_finite_array(vectors: torch.Tensor, names: Sequence[str]) -> np.ndarray:
+    """Move embeddings (N, D) to numpy float32; a non-finite one raises and names its image."""
+    array = vectors.detach().to("cpu", torch.float32).numpy()
+    bad = ~np.isfinite(array).all(axis=1)
+    if bad.any():
+        raise UserError(
+            f"{names[int(bad.argmax())]}: the scorer gave a non-finite embedding; "
+            "check its weights and precision."
+        )
+    return array
+
+
+def _identity(
+    source: Source, scorer: Scorer, options: EmbedOptions, more: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "source": source.name,
+        "scorer": scorer.fingerprint(),
+        "dtype": options.dtype,
+        "part size": options.part_size,
+        **more,
+    }
+
+
+def _embed_part(
+    items: list[Item],
+    embed: Callable[[list[Image.Image], list[Item]], torch.Tensor],
+    batch_size: int,
+    where: Callable[[Item], str],
+    tolerated: str | None,
+) -> Part:
+    """Decode and embed the items of a part; unreadable ones count as ``tolerated`` or raise."""
+    kept: list[Item] = []
+    rows: list[np.ndarray] = []
+    skipped = SkipReport()
+
+    def decode(item: Item) -> Image.Image | UserError:
+        try:
+            return open_image(item.path, where(item))
+        except UserError as error:
+            return error
+
+    with ThreadPoolExecutor(DECODE_THREADS) as threads:
+        for start in range(0, len(items), batch_size):
+            batch = items[start : start + batch_size]
+            good: list[tuple[Item, Image.Image]] = []
+            for item, result in zip(batch, threads.map(decode, batch), strict=True):
+                if not isinstance(result, UserError):
+                    good.append((item, result))
+                elif tolerated is None:
+                    raise result
+                else:
+                    skipped.add(tolerated, str(result))
+            if good:
+                done = [item for item, _ in good]
+                vectors = embed([image for _, image in good], done)
+                rows.append(as_finite_array(vectors, [f"{where(i)} ({i.path})" for i in done]))
+                kept += done
+    joined = np.concatenate(rows) if rows else np.empty((0, 0), dtype=np.float32)
+    return Part(kept, joined, skipped)
+
+
+def _count(items: Iterator[Item]) -> int:
+    return sum(1 for _ in items)
+
+
+def _progress(label: str, count: Callable[[], int]) -> tqdm:
+    """A bar with the time that is left; it costs a count, which only a watcher pays for."""
+    total = count() if sys.stderr.isatty() else None
+    return tqdm(total=total, desc=label, unit="img", disable=None, smoothing=0.05)

@@ -1,0 +1,160 @@
+"""From stored queries and pools to encoded shard samples: read, label, count."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from regionr1.data.build.embed import DECODE_THREADS, query_of
+from regionr1.data.build.imported import NO_RESULT
+from regionr1.data.build.pools import Pools
+from regionr1.data.build.store import EmbeddingStore
+from regionr1.data.images import encoded_for_shard, open_image, read_image_bytes
+from regionr1.data.records import Query, SkipReport
+from regionr1.data.shards.samples import ShardSample, encode_sample
+
+CHUNK = 64
+
+
+@dataclass(slots=True)
+class SplitWork:
+    """One split on its way to shards; the counts are complete when its samples are.
+
+    Attributes:
+        name: ``train``, ``val`` or ``test``.
+        queries: Its query store.
+        pools: Candidates of each query.
+        skipped: Pairs left out, by reason.
+        misses: Pools without a positive, by reason.
+        n_samples: Samples encoded.
+        n_with_positive: Pools with a positive.
+        full_first: Pools whose first candidate is a positive.
+        groups: For every question type, source and subset: pools, and those with a positive.
+    """
+
+    name: str
+    queries: EmbeddingStore
+    pools: Pools
+    skipped: SkipReport = field(default_factory=SkipReport)
+    misses: SkipReport = field(default_factory=SkipReport)
+    n_samples: int = 0
+    n_with_positive: int = 0
+    full_first: int = 0
+    groups: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+
+    @property
+    def n_read(self) -> int:
+        """Pairs in the published files."""
+        counts = self.queries.counts
+        left_out = sum(
+            n for name, n in counts.items() if name not in ("rows", "owners", "entities")
+        )
+        return counts["rows"] + left_out
+
+
+def encode_queries(split: SplitWork, kb: EmbeddingStore, root: Path) -> Iterator[dict[str, Any]]:
+    """Yield the encoded samples of a split and keep its counts.
+
+    ``train`` keeps only queries whose pool holds a positive; the other splits keep all.
+
+    Args:
+        split: The split; its counts are updated.
+        kb: The knowledge base.
+        root: Folder of the published files.
+
+    Raises:
+        UserError: A query image that cannot be read any more.
+    """
+    for name, n in split.queries.counts.items():
+        if name not in ("rows", "owners", "entities"):
+            split.skipped.add(name, "", n)
+    order: Sequence[int] = range(len(split.queries))
+    if split.name == "train":
+        # Rows of one entity lie together; spread them so that a small shuffle buffer suffices.
+        order = list(order)
+        random.Random(0).shuffle(order)
+    exact = split.pools.about.get("index") == "Flat"
+    with (
+        ThreadPoolExecutor(DECODE_THREADS) as threads,
+        tqdm(total=len(order), desc=f"write {split.name}", unit="query", disable=None) as bar,
+    ):
+        for start in range(0, len(order), CHUNK):
+            rows = list(order[start : start + CHUNK])
+            queries = [query_of(*split.queries.row(row), root) for row in rows]
+            full = split.queries.vectors(rows)
+            opened = threads.map(_open_query, queries)
+            for n, (query, (data, image)) in enumerate(zip(queries, opened, strict=True)):
+                pool = [int(row) for row in split.pools.rows[rows[n]] if row >= 0]
+                sample = _sample(query, image, kb, pool, full[n], exact)
+                if _count(split, sample, query, kb):
+                    yield encode_sample(sample, *encoded_for_shard(data, image))
+            bar.update(len(rows))
+
+
+def _count(split: SplitWork, sample: ShardSample, query: Query, kb: EmbeddingStore) -> bool:
+    """Count a sample, and say whether it is kept."""
+    if not sample.candidate_ids:
+        split.skipped.add(NO_RESULT, query.key)
+        return False
+    positive = any(sample.labels)
+    for name, value in sample.groups.items():
+        tally = split.groups.setdefault(name, {}).setdefault(value, [0, 0])
+        tally[0] += 1
+        tally[1] += positive
+    if positive:
+        split.n_with_positive += 1
+        split.full_first += sample.labels[0]
+    else:
+        known = any(kb.knows(gold) for gold in sample.gold_ids)
+        reason = "no positive in the pool" if known else "gold page is not in the knowledge base"
+        split.misses.add(reason, query.key)
+        if split.name == "train":
+            split.skipped.add(reason, query.key)
+            return False
+    split.n_samples += 1
+    return True
+
+
+def _sample(
+    query: Query,
+    image: Image.Image,
+    kb: EmbeddingStore,
+    pool: list[int],
+    full: np.ndarray,
+    exact: bool,
+) -> ShardSample:
+    candidates = kb.vectors(pool)
+    if pool and not exact:
+        # What an approximate or another system's search put first, the full image need not.
+        best = np.argsort(-(candidates @ full), kind="stable")
+        pool, candidates = [pool[n] for n in best], candidates[best]
+    owned = [kb.row(row) for row in pool]
+    return ShardSample(
+        key=query.key,
+        image=image,
+        question=query.question,
+        gold_ids=list(query.gold_ids),
+        cluster=query.cluster,
+        question_type=query.question_type,
+        source=query.source,
+        candidate_ids=[owner for owner, _ in owned],
+        candidate_images=[name for _, name in owned],
+        labels=[owner in query.gold_ids for owner, _ in owned],
+        candidates=candidates,
+        full=full,
+        reference_box_px=query.reference_box_px,
+        subset=query.subset,
+    )
+
+
+def _open_query(query: Query) -> tuple[bytes, Image.Image]:
+    data = read_image_bytes(query.image_path, query.key)
+    return data, open_image(data, f"{query.key} ({query.image_path})")

@@ -1,0 +1,138 @@
+"""Embeddings on disk: written part by part, resumable, read by row number.
+
+A store is a folder: ``identity.json`` says what it was made from and is written first;
+``part-000000.npy`` (vectors), ``.jsonl`` (what each row is) and ``.json`` (counts, written last)
+hold the rows; ``rows.sqlite`` and ``complete.json`` appear when every part is there. A part without
+its ``.json`` does not count, so a killed run loses at most the part it was at.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from regionr1.errors import UserError
+from regionr1.files import read_json
+
+FORMAT = "regionr1-embeddings 1"
+
+
+def store_digest(identity: dict[str, Any], items: str) -> str:
+    """Digest of a store with this identity and these items."""
+    text = json.dumps([identity, items], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def part_path(folder: Path, number: int, end: str) -> Path:
+    """File of a part."""
+    return folder / f"part-{number:06d}.{end}"
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows of length 1: halves on disk are unit vectors only nearly."""
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
+
+
+class EmbeddingStore:
+    """A complete store.
+
+    Args:
+        folder: The store.
+        mend: What to do when it is missing or incomplete, for the error messages.
+
+    Attributes:
+        identity: What it was made from; ``scorer`` is the scorer's fingerprint.
+        counts: Numbers of rows, owners and what was left out.
+
+    Raises:
+        UserError: Missing, incomplete or damaged.
+    """
+
+    def __init__(self, folder: Path, mend: str) -> None:
+        self.folder = folder
+        self.identity = read_json(folder / "identity.json", mend)
+        if self.identity.get("format") != FORMAT:
+            raise UserError(f"{folder}: not of format {FORMAT!r}; remove it and {mend}.")
+        complete = read_json(folder / "complete.json", f"incomplete: {mend}")
+        self.counts: dict[str, int] = complete["counts"]
+        self._starts: list[int] = complete["starts"]
+        self._items: str = complete["items"]
+        self.dim: int = complete["dim"]
+        self._parts: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return self.counts["rows"]
+
+    @property
+    def digest(self) -> str:
+        """What the store was made from: scorer, files, and every image by name and size."""
+        return store_digest(self.identity, self._items)
+
+    @cached_property
+    def _db(self) -> sqlite3.Connection:
+        uri = f"{(self.folder / 'rows.sqlite').resolve().as_uri()}?mode=ro"
+        return sqlite3.connect(uri, uri=True, check_same_thread=False)
+
+    def vectors(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Unit vectors (N, D) float32 of rows, read from disk."""
+        found = np.empty((len(rows), self.dim), dtype=np.float32)
+        for n, row in enumerate(rows):
+            part = bisect.bisect_right(self._starts, int(row)) - 1
+            found[n] = self._part(part)[int(row) - self._starts[part]]
+        return unit(found)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All vectors in row order, a part at a time, float32."""
+        for part in range(len(self._starts)):
+            block = np.asarray(self._part(part), dtype=np.float32)
+            if len(block):
+                yield unit(block)
+
+    def row(self, row: int) -> tuple[str, str]:
+        """Owner and data of a row."""
+        found = self._db.execute(
+            "SELECT owner, data FROM rows WHERE row = ?", (int(row),)
+        ).fetchone()
+        if found is None:
+            raise UserError(f"{self.folder}: has no row {row}; remove it and embed again.")
+        return found[0], found[1]
+
+    def rows_of(self, owner: str) -> list[int]:
+        """Rows of one owner."""
+        query = "SELECT row FROM rows WHERE owner = ? ORDER BY row"
+        return [row for (row,) in self._db.execute(query, (owner,))]
+
+    def find(self, owner: str, data: str) -> int | None:
+        """The first row of an owner with this data."""
+        query = "SELECT min(row) FROM rows WHERE owner = ? AND data = ?"
+        return self._db.execute(query, (owner, data)).fetchone()[0]
+
+    def knows(self, owner: str) -> bool:
+        """Whether the knowledge base has this entity, with or without a usable image."""
+        query = "SELECT 1 FROM entities WHERE id = ?"
+        return self._db.execute(query, (owner,)).fetchone() is not None
+
+    def entity_at(self, position: int) -> str:
+        """The entity at a position of the knowledge base's file."""
+        query = "SELECT id FROM entities WHERE position = ?"
+        return self._db.execute(query, (position,)).fetchone()[0]
+
+    def _part(self, number: int) -> np.ndarray:
+        if number not in self._parts:
+            path = part_path(self.folder, number, "npy")
+            try:
+                array = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise UserError(
+                    f"{path}: missing or damaged ({error}); remove the folder and embed again."
+                ) from error
+            self._parts[number] = array
+        return self._parts[number]

@@ -1,0 +1,262 @@
+"""Writing an embedding store: any number of processes, each part by one of them, resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from regionr1.data.build.store import part_path
+from regionr1.data.records import SkipReport
+from regionr1.errors import UserError
+from regionr1.files import read_json, write_json, write_whole
+
+StoreDtype = Literal["float32", "float16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Something to embed.
+
+    Attributes:
+        owner: Whose it is: the entity or the query.
+        data: Text kept with the row.
+        path: Its image.
+        text: Its text, for scorers that read one.
+    """
+
+    owner: str
+    data: str
+    path: Path
+    text: str = ""
+
+
+@dataclass(slots=True)
+class Part:
+    """Rows that one part of the items gave.
+
+    Attributes:
+        items: The items that have a row, in order.
+        vectors: (N, D), one per item.
+        skipped: Items without a row, by reason.
+    """
+
+    items: list[Item]
+    vectors: np.ndarray
+    skipped: SkipReport = field(default_factory=SkipReport)
+
+
+def open_for_writing(folder: Path, identity: dict[str, Any]) -> None:
+    """Create a store, or go on with one made from the same.
+
+    Raises:
+        UserError: It holds embeddings made from something else, which is named.
+    """
+    path = folder / "identity.json"
+    if path.is_file():
+        found = read_json(path, "embed again")
+        # Through JSON, where tuples are lists.
+        differing = [
+            name
+            for name, value in json.loads(json.dumps(identity)).items()
+            if found.get(name) != value
+        ]
+        if not differing:
+            return
+        if any(folder.glob("part-*")):  # else a run failed before it embedded anything
+            raise UserError(
+                f"{folder}: holds embeddings made with another {' and another '.join(differing)}; "
+                "name another work folder, or remove this one."
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be created ({error.strerror}).") from error
+    write_json(path, identity)
+
+
+def write_parts(
+    folder: Path,
+    items: Iterable[Item],
+    embed: Callable[[list[Item]], Part],
+    part_size: int,
+    dtype: StoreDtype = "float32",
+    rank: int = 0,
+    world_size: int = 1,
+    passed: Callable[[int], object] = lambda n: None,
+) -> int:
+    """Write the parts of this process that are not there yet.
+
+    Args:
+        folder: A store opened with `open_for_writing`.
+        items: All items, the same in every process.
+        embed: Turns the items of one part into rows.
+        part_size: Items of every part but the last.
+        dtype: Of the vectors on disk.
+        rank: This process; part n belongs to process n modulo ``world_size``.
+        world_size: How many processes there are.
+        passed: Told the number of items after every part, whoever did it.
+
+    Returns:
+        How many parts there are over all processes.
+
+    Raises:
+        UserError: The disk is full, or an item cannot be embedded.
+    """
+    number = 0
+    for chunk in _chunks(items, part_size):
+        mine = number % world_size == rank
+        if mine and not _is_written(folder, number, digest := items_digest(chunk)):
+            _write_part(folder, number, embed(chunk), digest, dtype)
+        passed(len(chunk))
+        number += 1
+    return number
+
+
+def _write_part(folder: Path, number: int, part: Part, digest: str, dtype: StoreDtype) -> None:
+    lines = "".join(
+        json.dumps([item.owner, item.data], ensure_ascii=False) + "\n" for item in part.items
+    )
+    vectors = _npy(part.vectors.astype(dtype))
+    write_whole(part_path(folder, number, "npy"), lambda file: file.write(vectors))
+    write_whole(part_path(folder, number, "jsonl"), lambda file: file.write(lines.encode()))
+    counts = {"items": digest, "rows": len(part.items), "skipped": part.skipped.as_dict()}
+    write_json(part_path(folder, number, "json"), counts)
+
+
+def finish(
+    folder: Path, n_parts: int, entities: Iterable[str] = (), counts: dict[str, int] | None = None
+) -> None:
+    """Join the parts of a store whose every part is written.
+
+    Args:
+        folder: The store.
+        n_parts: How many parts it has.
+        entities: For a knowledge base, its entities in file order.
+        counts: Numbers to keep beside those of the parts.
+
+    Raises:
+        UserError: A part is missing, an entity occurs twice, or the disk is full.
+    """
+    summaries = [read_json(part_path(folder, n, "json"), "embed again") for n in range(n_parts)]
+    starts = [0]
+    for summary in summaries:
+        starts.append(starts[-1] + summary["rows"])
+    # More parts than before would be those of an older, longer list of items.
+    for path in folder.glob("part-*.json"):
+        if int(path.stem.removeprefix("part-")) >= n_parts:
+            path.unlink()
+    total = SkipReport()
+    for summary in summaries:
+        for reason, n in summary["skipped"].items():
+            total.add(reason, "", n)
+    dim = next(
+        (
+            np.load(part_path(folder, n, "npy"), mmap_mode="r").shape[1]
+            for n, summary in enumerate(summaries)
+            if summary["rows"]
+        ),
+        0,
+    )
+    n_owners = _write_rows(folder, n_parts, entities)
+    numbers = {"rows": starts[-1], **n_owners, **(counts or {})}
+    for reason, n in total.as_dict().items():
+        numbers[reason] = numbers.get(reason, 0) + n
+    items = join_digests(summary["items"] for summary in summaries)
+    record = {"counts": numbers, "starts": starts[:-1], "dim": int(dim), "items": items}
+    write_json(folder / "complete.json", record)
+
+
+def planned_items(items: Iterable[Item], part_size: int) -> str:
+    """Digest of the items that a store would have, without embedding any."""
+    return join_digests(items_digest(chunk) for chunk in _chunks(items, part_size))
+
+
+def join_digests(digests: Iterable[str]) -> str:
+    """One digest of those of all parts."""
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def items_digest(items: list[Item]) -> str:
+    """Hash of items with the sizes of their files: sees replaced images without reading them."""
+    digest = hashlib.sha256()
+    for item in items:
+        try:
+            size = item.path.stat().st_size
+        except OSError:
+            size = -1
+        record = [item.owner, item.data, item.path.name, size, item.text]
+        digest.update(json.dumps(record).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _is_written(folder: Path, part: int, digest: str) -> bool:
+    path = part_path(folder, part, "json")
+    if not path.is_file():
+        return False
+    return read_json(path, "embed again").get("items") == digest
+
+
+def _write_rows(folder: Path, n_parts: int, entities: Iterable[str]) -> dict[str, int]:
+    path, partial = folder / "rows.sqlite", folder / f".rows.sqlite.partial-{os.getpid()}"
+    partial.unlink(missing_ok=True)
+    try:
+        db = sqlite3.connect(partial)
+        db.execute("PRAGMA journal_mode = OFF")  # a half-built table is thrown away anyway
+        db.execute("CREATE TABLE rows (row INTEGER PRIMARY KEY, owner TEXT, data TEXT)")
+        db.execute("CREATE TABLE entities (position INTEGER PRIMARY KEY, id TEXT UNIQUE)")
+        for position, entity in enumerate(entities):
+            try:
+                db.execute("INSERT INTO entities VALUES (?, ?)", (position, entity))
+            except sqlite3.IntegrityError:
+                raise UserError(
+                    f"{entity!r} occurs twice in the knowledge base, the second time as entry "
+                    f"{position}; keep one."
+                ) from None
+        db.executemany("INSERT INTO rows VALUES (?, ?, ?)", _numbered_rows(folder, n_parts))
+        db.execute("CREATE INDEX owners ON rows (owner)")
+        n_entities = db.execute("SELECT count(*) FROM entities").fetchone()[0]
+        n_owners = db.execute("SELECT count(DISTINCT owner) FROM rows").fetchone()[0]
+        db.commit()
+        db.close()
+        partial.replace(path)
+    except (OSError, sqlite3.OperationalError) as error:
+        raise UserError(f"{path}: cannot be written ({error}); make room.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return {"entities": n_entities, "owners": n_owners}
+
+
+def _numbered_rows(folder: Path, n_parts: int) -> Iterator[tuple[int, str, str]]:
+    row = 0
+    for part in range(n_parts):
+        with part_path(folder, part, "jsonl").open(encoding="utf-8") as file:
+            for line in file:
+                owner, data = json.loads(line)
+                yield row, owner, data
+                row += 1
+
+
+def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    chunk: list[Item] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()

@@ -1,0 +1,212 @@
+"""Reader of InfoSeek: the official JSON Lines, or EchoSight's CSV, with OVEN's images.
+
+The public test split has no answers, so every paper tests on val, and so does this reader: its
+``test`` is InfoSeek's val with both parts (unseen question, unseen entity), and its ``val`` is a
+share of InfoSeek's train, held out by entity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from regionr1.data.readers.base import Source
+from regionr1.data.readers.json_object import JsonObject
+from regionr1.data.readers.kb import WHAT, read_entities
+from regionr1.data.readers.kb_images import KbImages
+from regionr1.data.readers.key_index import KeyIndex
+from regionr1.data.readers.query_images import OvenImages
+from regionr1.data.readers.tables import csv_rows, first_existing, json_lines, text_of
+from regionr1.data.readers.wiki6m import WIKI6M_NAMES, read_wiki6m
+from regionr1.data.records import Entity, MissingImage, Query, SkipReport
+from regionr1.errors import UserError
+
+HELD_OUT = 50
+"""One in this many training entities makes up ``val``."""
+
+ECHOSIGHT_KB = "wiki_100_dict_v4.json"
+ECHOSIGHT_CSV = {"train": "infoseek_train_filtered.csv", "val": "infoseek_test_filtered.csv"}
+CSV_COLUMNS = ("question", "question_type", "wikipedia_url", "dataset_image_ids", "data_id")
+_ID = re.compile(r"[A-Za-z0-9_-]+")  # it becomes part of file names
+RECORD_KEYS = ("data_id", "image_id", "question", "data_split")
+
+
+class InfoseekSource(Source):
+    """Files of one InfoSeek folder; folders in it may be links.
+
+    The knowledge base decides what an entity is. With EchoSight's ``wiki_100_dict_v4.json``, it is
+    a Wikipedia URL: questions come from EchoSight's ``infoseek_train_filtered.csv`` and
+    ``infoseek_test_filtered.csv``. With ``Wiki6M_ver_1_0.jsonl.gz``, it is a Wikidata id:
+    questions come from ``infoseek_train.jsonl`` and ``infoseek_val.jsonl``, entities from
+    ``infoseek_{train,val}_withkb.jsonl``, joined by ``data_id``. Question types come from
+    ``infoseek_val_qtype.jsonl``, parts of val from ``infoseek_val.jsonl``, where those are there.
+    Images lie in ``oven_images/``, as `regionr1.data.readers.query_images.OvenImages` reads them.
+
+    Args:
+        root: The folder.
+        kb: Name of the knowledge-base file in it; None takes EchoSight's if its questions are there
+            too, else Wiki6M.
+
+    Raises:
+        UserError: The folder does not exist.
+    """
+
+    name = "infoseek"
+
+    def __init__(self, root: Path, kb: str | None = None) -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise UserError(f"{root}: no such folder; name the one that holds InfoSeek's files.")
+        names = (ECHOSIGHT_KB, *WIKI6M_NAMES)
+        if not any((self.root / name).is_file() for name in ECHOSIGHT_CSV.values()):
+            names = (*WIKI6M_NAMES, ECHOSIGHT_KB)  # whose questions would be missing
+        self.kb_path = first_existing(self.root, (kb,) if kb else names)
+        self.by_url = self.kb_path.suffix == ".json"
+        self.kb_images = KbImages(self.root)
+        self.oven = OvenImages(self.root / "oven_images")
+        self._joins: dict[str, KeyIndex] = {}
+
+    def entities(self) -> Iterator[Entity]:
+        """Yield the pages of the knowledge base."""
+        if self.by_url:
+            return read_entities(JsonObject(self.kb_path, WHAT), self.kb_images)
+        return read_wiki6m(self.kb_path, self.root)
+
+    def files(self, split: str) -> list[Path]:
+        """Text files that decide what ``split`` contains, those that exist, in a fixed order."""
+        part = _part(split)
+        names = [f"infoseek_{part}{end}.jsonl" for end in ("", "_withkb", "_qtype")]
+        paths = [self.root / name for name in (ECHOSIGHT_CSV[part], *names)]
+        return [path for path in (*paths, *self.oven.files()) if path.is_file()]
+
+    def kb_files(self) -> list[Path]:
+        """The knowledge base and, for EchoSight's, the tables of its image files."""
+        paths = [self.kb_path, *(self.kb_images.sources if self.by_url else [])]
+        return [path for path in paths if path.is_file()]
+
+    def missing(self) -> list[str]:
+        """What is not there, one sentence each."""
+        needed = [self.kb_path, self.oven.root]
+        if self.by_url:
+            needed += [*self.kb_images.sources, *(self.root / n for n in ECHOSIGHT_CSV.values())]
+        else:
+            for part in ("train", "val"):
+                needed += [self.root / f"infoseek_{part}{end}.jsonl" for end in ("", "_withkb")]
+        return [f"{path.relative_to(self.root)} is missing" for path in needed if not path.exists()]
+
+    def read(self, split: str, report: SkipReport) -> Iterator[Query | MissingImage]:
+        """Yield every question; ``val`` and ``train`` share out InfoSeek's train by entity."""
+        part = _part(split)
+        read = self._echosight if self.by_url else self._official
+        seen: set[bytes] = set()
+        for where, data_id, image_id, question, gold, kind, subset in read(part, report):
+            for name, value in (("data_id", data_id), ("image id", image_id)):
+                if not _ID.fullmatch(value):
+                    raise UserError(f"{where}: {value!r} is no {name}.")
+            # A digest of 8 bytes: a million whole ids would take ten times the memory.
+            digest = hashlib.blake2b(data_id.encode(), digest_size=8).digest()
+            if digest in seen:
+                raise UserError(f"{where}: data_id {data_id!r} occurs twice; keep one.")
+            seen.add(digest)
+            if part == "train" and (split == "val") != held_out(gold):
+                continue
+            path = self.find_image(self.oven, image_id, "", where)
+            if isinstance(path, str):
+                yield MissingImage(where, path, kind, "oven", (gold,), subset)
+                continue
+            yield Query(
+                key=data_id,
+                image_path=path,
+                question=question,
+                gold_ids=(gold,),
+                cluster=gold,
+                question_type=kind,
+                source="oven",
+                split=split,
+                data_id=data_id,
+                subset=subset,
+            )
+
+    def questions_path(self, split: str) -> Path:
+        """The CSV or JSON Lines of the part that a split reads."""
+        part = _part(split)
+        return self.root / (ECHOSIGHT_CSV[part] if self.by_url else f"infoseek_{part}.jsonl")
+
+    def _echosight(
+        self, part: str, report: SkipReport
+    ) -> Iterator[tuple[str, str, str, str, str, str, str]]:
+        path = self.root / ECHOSIGHT_CSV[part]
+        for line, row in csv_rows(path, CSV_COLUMNS, "EchoSight's InfoSeek questions"):
+            where = f"{path}:{line}"
+            for name in CSV_COLUMNS:
+                text_of(row, name, where)  # type: ignore[arg-type]
+            data_id = row["data_id"].strip()
+            kind = self._joined("qtype", part, data_id) or row["question_type"].strip()
+            subset = self._joined("", part, data_id) or ""
+            image_id = row["dataset_image_ids"].strip()
+            gold = row["wikipedia_url"].strip()
+            yield where, data_id, image_id, row["question"].strip(), gold, kind.lower(), subset
+
+    def _official(
+        self, part: str, report: SkipReport
+    ) -> Iterator[tuple[str, str, str, str, str, str, str]]:
+        path = self.root / f"infoseek_{part}.jsonl"
+        for line, record in json_lines(path, RECORD_KEYS, "InfoSeek's questions"):
+            where = f"{path}:{line}"
+            values = {name: text_of(record, name, where) for name in RECORD_KEYS}
+            data_id = values["data_id"]
+            gold = self._joined("withkb", part, data_id)
+            if gold is None:
+                report.add("question without an entity in withkb", where)
+                continue
+            kind = self._joined("qtype", part, data_id) or answer_type(record)
+            subset = _subset(values["data_split"], part)
+            yield where, data_id, values["image_id"], values["question"], gold, kind.lower(), subset
+
+    def _joined(self, table: str, part: str, data_id: str) -> str | None:
+        """The value that a file of ``data_id`` lines has for a question, or None.
+
+        The tables are ``withkb`` (entity), ``qtype`` (question type) and "" (part of the split).
+        """
+        end = f"_{table}" if table else ""
+        path = self.root / f"infoseek_{part}{end}.jsonl"
+        key = {"withkb": "entity_id", "qtype": "question_type", "": "data_split"}[table]
+        if path.name not in self._joins:
+            if not path.is_file():
+                if table == "withkb":
+                    raise UserError(f"{path}: the entities of InfoSeek's questions are missing.")
+                return None
+
+            def lines() -> Iterator[tuple[str, str]]:
+                for line, record in json_lines(path, ("data_id", key), path.name):
+                    yield record["data_id"], text_of(record, key, f"{path}:{line}")
+
+            self._joins[path.name] = KeyIndex(path, path.name, lines)
+        value = self._joins[path.name].get(data_id)
+        if table == "" and value is not None:
+            return _subset(value, part)
+        return value
+
+
+def held_out(entity: str) -> bool:
+    """Whether a training entity belongs to ``val``: the same answer everywhere, for ever."""
+    return hashlib.sha256(entity.encode()).digest()[0] % HELD_OUT == 0
+
+
+def answer_type(record: dict) -> str:
+    """``numerical`` where answer_eval holds a range, else ``string`` (Time looks the same)."""
+    references = record.get("answer_eval")
+    first = references[0] if isinstance(references, list) and references else references
+    return "numerical" if isinstance(first, dict) else "string"
+
+
+def _subset(data_split: str, part: str) -> str:
+    """``val_unseen_entity`` -> ``unseen_entity``, ``train`` -> nothing."""
+    return data_split.removeprefix(part).lstrip("_")
+
+
+def _part(split: str) -> str:
+    """The published part that a split reads."""
+    return "val" if split == "test" else "train"

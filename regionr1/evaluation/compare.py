@@ -1,0 +1,204 @@
+"""Runs against each other: what was set differently, and what it changed on the same queries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import mean, stdev
+from typing import Any
+
+from regionr1.errors import UserError
+from regionr1.evaluation.bootstrap import Interval
+from regionr1.evaluation.table import METRICS, Outcome, metrics_table, paired_difference
+
+COMPARED = ("cond_recall_at_1", "recall_at_1", "mrr", "ndcg", "region_rate", "invalid_rate")
+SEEDS = ("seed_everything", "model.seed", "data.seed")
+# What names a run or moves its files, and changes no result.
+UNIMPORTANT = ("trainer.logger", "trainer.default_root_dir", "trainer.enable_progress_bar")
+# 97.5% quantiles of Student's t by degrees of freedom; beyond, the normal one.
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+@dataclass
+class TestedRun:
+    """A run and its test.
+
+    Attributes:
+        name: Shown name, unique among those compared.
+        config: Resolved configuration.
+        outcomes: Test outcomes of all methods.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    outcomes: Sequence[Outcome]
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested configuration by dotted key, without the level `init_args`."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        path = prefix if key == "init_args" else f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(value, dict) and value:
+            found.update(flat(value, path))
+        else:
+            found[path] = value
+    return found
+
+
+def config_difference(runs: Sequence[TestedRun]) -> dict[str, list[Any]]:
+    """Keys that are not set alike in all runs, with the value of each run."""
+    configs = [flat(run.config) for run in runs]
+    keys = dict.fromkeys(key for config in configs for key in config)
+    return {
+        key: [config.get(key) for config in configs]
+        for key in keys
+        if not key.startswith(UNIMPORTANT)
+        and any(config.get(key) != configs[0].get(key) for config in configs)
+    }
+
+
+def differences(
+    runs: Sequence[TestedRun], method: str, resamples: int = 1000
+) -> dict[str, dict[str, Interval]]:
+    """Each run minus the first on the queries both were tested on, by run and metric.
+
+    Raises:
+        UserError: If a run lacks the method, or shares no query with the first.
+    """
+    relabelled = {run.name: _of_method(run, method) for run in runs}
+    first, *others = runs
+    found = {}
+    for run in others:
+        try:
+            found[run.name] = paired_difference(
+                [*relabelled[first.name], *relabelled[run.name]], run.name, first.name, resamples
+            )
+        except ValueError as error:
+            raise UserError(f"{error}; test both on the same data") from error
+    return found
+
+
+def _of_method(run: TestedRun, method: str) -> list[Outcome]:
+    outcomes = [replace(o, method=run.name) for o in run.outcomes if o.method == method]
+    if not outcomes:
+        methods = ", ".join(dict.fromkeys(o.method for o in run.outcomes))
+        raise UserError(f"{run.name} was not tested with method {method!r}; it has {methods}")
+    return outcomes
+
+
+def verdict(difference: Interval) -> str:
+    """Whether an interval tells a difference from noise."""
+    if difference.low is None or difference.high is None:
+        return "undefined"
+    if difference.low > 0:
+        return "higher"
+    return "lower" if difference.high < 0 else "within noise"
+
+
+def seed_groups(runs: Sequence[TestedRun]) -> list[list[TestedRun]]:
+    """Runs that differ in nothing but seeds, together."""
+    groups: dict[str, list[TestedRun]] = {}
+    for run in runs:
+        config = flat(run.config)
+        kept = {k: v for k, v in config.items() if not k.startswith((*SEEDS, *UNIMPORTANT))}
+        groups.setdefault(repr(sorted(kept.items())), []).append(run)
+    return list(groups.values())
+
+
+def seed_interval(values: Sequence[float]) -> Interval:
+    """Mean of independent runs with its 95% t-interval; no interval from a single run."""
+    centre = mean(values)
+    if len(values) < 2:
+        return Interval(centre, None, None)
+    freedom = len(values) - 1
+    quantile = STUDENT[freedom - 1] if freedom <= len(STUDENT) else 1.96 + 2.5 / freedom
+    half = quantile * stdev(values) / math.sqrt(len(values))
+    return Interval(centre, centre - half, centre + half)
+
+
+def compare(runs: Sequence[TestedRun], method: str = "policy", resamples: int = 1000) -> str:
+    """The comparison as text.
+
+    Args:
+        runs: At least two runs, or several seeds of one.
+        method: The row of the test table that is compared.
+        resamples: Bootstrap draws.
+    """
+    parts = [_config_part(runs), _values_part(runs, method, resamples)]
+    parts += [_difference_part(runs, method, resamples)]
+    groups = [group for group in seed_groups(runs) if len(group) > 1]
+    parts += [_seeds_part(group, method) for group in groups]
+    return "\n\n".join(parts) + "\n"
+
+
+def _config_part(runs: Sequence[TestedRun]) -> str:
+    changed = config_difference(runs)
+    if not changed:
+        return "The configs are equal."
+    rows = [[key, *map(str, values)] for key, values in changed.items()]
+    return _table(["config", *(run.name for run in runs)], rows)
+
+
+def _values_part(runs: Sequence[TestedRun], method: str, resamples: int) -> str:
+    rows = []
+    for run in runs:
+        (row,) = metrics_table(_of_method(run, method), resamples=resamples)
+        cells = [_cell(row.metrics[name]) for name in COMPARED]
+        rows.append([run.name, str(row.n), *cells])
+    return _table([f"test, {method}", "N", *(METRICS[name] for name in COMPARED)], rows)
+
+
+def _difference_part(runs: Sequence[TestedRun], method: str, resamples: int) -> str:
+    rows = [
+        [f"{name} - {runs[0].name}", METRICS[metric], _cell(values[metric], "+.3f"),
+         verdict(values[metric])]
+        for name, values in differences(runs, method, resamples).items()
+        for metric in COMPARED
+    ]  # fmt: skip
+    note = "95% intervals: paired bootstrap on the same queries, resampled by entity."
+    first = {o.key for o in _of_method(runs[0], method)}
+    for run in runs[1:]:
+        keys = {o.key for o in _of_method(run, method)}
+        if keys != first:
+            note += (
+                f"\n{run.name} was tested on other queries than {runs[0].name}: only the "
+                f"{len(keys & first)} that both have are paired."
+            )
+    return _table(["difference", "metric", "paired", "verdict"], rows) + f"\n{note}"
+
+
+def _seeds_part(group: Sequence[TestedRun], method: str) -> str:
+    rows = []
+    tables = [metrics_table(_of_method(run, method), resamples=1)[0].metrics for run in group]
+    for metric in COMPARED:
+        values = [table[metric].value for table in tables]
+        known = [value for value in values if value is not None]
+        if known:
+            cells = [f"{value:.3f}" for value in known]
+            rows.append([METRICS[metric], _cell(seed_interval(known)), *cells])
+    names = ", ".join(run.name for run in group)
+    heads = [f"{len(group)} seeds, {method}", "mean", *(run.name for run in group)]
+    note = f"95% t-interval over the seeds {names}."
+    return _table(heads, rows) + f"\n{note}"
+
+
+def _cell(interval: Interval, form: str = ".3f") -> str:
+    if interval.value is None:
+        return "-"
+    if interval.low is None:
+        return format(interval.value, form)
+    low, high = format(interval.low, form), format(interval.high, form)
+    return f"{interval.value:{form}} [{low}, {high}]"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [list(heads), *map(list, rows)]
+    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(heads))]
+    rule = ["-" * width for width in widths]
+    aligned = [
+        " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True))
+        for line in [lines[0], rule, *lines[1:]]
+    ]
+    return "\n".join(f"| {line} |" for line in aligned)

@@ -1,0 +1,32 @@
+"""The outcome of every test query, kept with its run so that runs can be compared by query."""
+
+import gzip
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from regionr1.errors import UserError
+from regionr1.evaluation.table import Outcome
+
+OUTCOMES = "test_outcomes.jsonl.gz"
+
+
+def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
+    """One JSON line per query and method."""
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        for outcome in outcomes:
+            file.write(json.dumps(asdict(outcome), ensure_ascii=False) + "\n")
+
+
+def read_outcomes(path: Path) -> list[Outcome]:
+    """What write_outcomes wrote.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            return [Outcome(**json.loads(line)) for line in file]
+    except (OSError, EOFError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); test the run again") from error

@@ -1,0 +1,176 @@
+"""Several runs of one recipe side by side: tables with mean and every seed, and learning curves."""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, TypedDict
+
+from regionr1.evaluation.compare import seed_interval
+from regionr1.evaluation.table import METRICS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+METHODS = (
+    *("full", "centre", "random", "warm_start", "policy", "policy_region"),
+    *("better_of", "reference"),
+)
+POLICY_METRICS = (
+    *("cond_recall_at_1", "recall_at_1", "mrr", "ndcg"),
+    *("region_rate", "invalid_rate", "iou"),
+)
+DIFFERENCE_METRICS = ("cond_recall_at_1", "recall_at_1", "mrr")
+COLOURS = ("#d96c00", "#2a6fb0", "#3a8f4d", "#8a4fa3")
+
+
+class SeedRun(TypedDict):
+    """One finished run.
+
+    Attributes:
+        fit_s: Wall seconds of its training.
+        curve: (training queries seen, validation CondR@1), in order.
+        p_full: (training queries seen, mean P(FULL) of the next queries), in order.
+        test: Test metrics by method and key of METRICS; None where undefined.
+    """
+
+    fit_s: float
+    curve: Sequence[tuple[int, float]]
+    p_full: Sequence[tuple[int, float]]
+    test: Mapping[str, Mapping[str, float | None]]
+
+
+Runs = Mapping[str, Mapping[int, SeedRun]]
+"""Runs by variant and seed."""
+
+
+def seeds_table(results: Runs) -> str:
+    """Markdown: test CondR@1 of every method, mean and by seed; the trained policies' metrics; how
+    soon they learned.
+
+    Args:
+        results: At least one variant with at least one run; tests cover the same methods.
+    """
+    parts = []
+    for variant, runs in results.items():
+        scores = {method: [_cond(run, method) for run in runs.values()] for method in METHODS}
+        rows = [_row(method, values) for method, values in scores.items()]
+        for base in ("full", "warm_start", "reference"):
+            pairs = zip(scores["policy"], scores[base], strict=True)
+            ratios = [p / b if p is not None and b else None for p, b in pairs]
+            rows.append(_row(f"policy / {base}", ratios))
+        heads = [f"test CondR@1, {variant}", "mean ± sd", *(f"seed {seed}" for seed in runs)]
+        parts.append(_markdown(heads, rows))
+    rows = []
+    for variant, runs in results.items():
+        cells = [_spread([_policy(run, m) for run in runs.values()]) for m in POLICY_METRICS]
+        rows.append([variant, *cells, f"{mean(run['fit_s'] for run in runs.values()):.0f} s"])
+    heads = ["policy, test, mean ± sd", *(METRICS[metric] for metric in POLICY_METRICS), "fit"]
+    parts += [_markdown(heads, rows), *_differences(results), _speed_table(results)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _differences(results: Runs) -> list[str]:
+    """At most one table: each two variants, paired by the seeds that both have."""
+    rows = []
+    for (name, runs), (other_name, other_runs) in combinations(results.items(), 2):
+        seeds = sorted(set(runs) & set(other_runs))
+        cells = []
+        for metric in DIFFERENCE_METRICS:
+            pairs = [(_policy(runs[s], metric), _policy(other_runs[s], metric)) for s in seeds]
+            gaps = [a - b for a, b in pairs if a is not None and b is not None]
+            if len(gaps) < max(2, len(seeds)):
+                break
+            interval = seed_interval(gaps)
+            cells.append(f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]")
+        else:
+            rows.append([f"{name} - {other_name}", *cells, str(len(seeds))])
+    heads = ["paired by seed, test, 95% t-interval", *(METRICS[m] for m in DIFFERENCE_METRICS)]
+    return [_markdown([*heads, "seeds"], rows)] if rows else []
+
+
+def queries_to_prefer_region(run: SeedRun) -> int | None:
+    """Training queries seen when mean P(FULL) was first below 1/2; None if it never was."""
+    return next((seen for seen, p in run["p_full"] if p < 0.5), None)
+
+
+def _speed_table(results: Runs) -> str:
+    curves = {v: [dict(run["curve"]) for run in runs.values()] for v, runs in results.items()}
+    seen = sorted(set.intersection(*(set(c) for of_seeds in curves.values() for c in of_seeds)))
+    rows = []
+    for variant, runs in results.items():
+        cells = [_spread([curve[at] for curve in curves[variant]]) for at in seen]
+        reached = [queries_to_prefer_region(run) for run in runs.values()]
+        rows.append([variant, *cells, ", ".join("never" if x is None else str(x) for x in reached)])
+    heads = [*(f"after {at}" for at in seen), "queries until P(FULL) < 1/2, by seed"]
+    return _markdown(["validation CondR@1 by queries seen, mean ± sd", *heads], rows)
+
+
+def draw_curves(results: Runs, levels: Mapping[str, float | None], path: Path) -> None:
+    """Learning curves as PNG: a thin line per seed, a thick one for the mean of a variant.
+
+    Args:
+        results: Runs by variant and seed.
+        levels: Validation CondR@1 that needs no training: `full`, `warm_start` (where every curve
+            begins) and `reference`, drawn as horizontal lines; None is left out.
+        path: File to write.
+    """
+    # Not pyplot: it would look for a screen and keep the figure.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    ranking, decision = figure.subplots(1, 2)
+    start = levels.get("warm_start")
+    first = [] if start is None else [(0, start)]
+    for (variant, runs), colour in zip(results.items(), COLOURS, strict=False):
+        label = f"{variant}, mean of {len(runs)} seeds"
+        curves = [[*first, *run["curve"]] for run in runs.values()]
+        _draw_variant(ranking, curves, colour, label)
+        _draw_variant(decision, [run["p_full"] for run in runs.values()], colour, label)
+    for name, style in (("reference", "--"), ("warm_start", ":"), ("full", "-.")):
+        level = levels.get(name)
+        if level is not None:
+            ranking.axhline(level, color="#555", linestyle=style, linewidth=1.2, label=name)
+    ranking.set_ylabel("CondR@1, validation")
+    decision.set_ylabel("mean P(FULL), training queries")
+    for axes in (ranking, decision):
+        axes.set(xlabel="training queries seen", ylim=(0, 1))
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.25)
+    ranking.legend(fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+def _draw_variant(
+    axes: "Axes", curves: Sequence[Sequence[tuple[int, float]]], colour: str, label: str
+) -> None:
+    points = [dict(curve) for curve in curves]
+    for curve in points:
+        axes.plot(list(curve), list(curve.values()), color=colour, alpha=0.35, linewidth=1)
+    shared = sorted(set.intersection(*(set(curve) for curve in points)))
+    means = [mean(curve[seen] for curve in points) for seen in shared]
+    axes.plot(shared, means, color=colour, linewidth=2.5, label=label)
+
+
+def _policy(run: SeedRun, metric: str) -> float | None:
+    return run["test"].get("policy", {}).get(metric)
+
+
+def _cond(run: SeedRun, method: str) -> float | None:
+    return run["test"].get(method, {}).get("cond_recall_at_1")
+
+
+def _row(name: str, values: Sequence[float | None]) -> list[str]:
+    return [name, _spread(values), *("-" if x is None else f"{x:.3f}" for x in values)]
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    return f"{mean(known):.3f}" + (f" ± {stdev(known):.3f}" if len(known) > 1 else "")
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(heads) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [heads, rule, *rows])

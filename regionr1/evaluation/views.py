@@ -1,0 +1,211 @@
+"""Ranks the candidates of a batch by the views that the policy and the baselines choose."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regionr1.algorithm.answers import Decision
+from regionr1.algorithm.boxes import CropPrior, crop_px, iou, px_to_unit
+from regionr1.algorithm.ranking import entity_ranking, first_positive_rank, ndcg, order
+from regionr1.data.shards.batch import QueryBatch
+from regionr1.evaluation.predictions import Prediction
+from regionr1.evaluation.table import Outcome
+from regionr1.policy.crop_policy import CropPolicy
+from regionr1.policy.crops import crop_rectangles
+from regionr1.policy.rollout import Rollouts
+from regionr1.scorers.reranker import BoxPx, RewardReranker
+
+CENTRE = (0.25, 0.25, 0.75, 0.75)
+RANDOM_SIDES = (0.3, 0.7)
+
+
+@dataclass
+class Views:
+    """One chosen view per query and the ranking it gives.
+
+    Attributes:
+        decisions: B decisions.
+        crops_px: B rectangles that were cut (xyxy, original pixels); None unless REGION.
+        scores: (B, K) scores of the candidates; meaningless where INVALID.
+        ranks: B 1-based ranks of the first positive; inf without one, and for INVALID.
+        ndcgs: B NDCGs; 0 for INVALID.
+        rankings: B lists of entity ids; None for INVALID.
+        ious: B overlaps of the crop with the reference box; None where either is missing.
+    """
+
+    decisions: list[Decision]
+    crops_px: list[BoxPx | None]
+    scores: Tensor
+    ranks: list[float]
+    ndcgs: list[float]
+    rankings: list[list[str] | None]
+    ious: list[float | None]
+
+
+class Evaluator:
+    """Evaluates views of queries; holds no state of its own.
+
+    Args:
+        policy: Chooses views.
+        reranker: Scores them.
+        prior: Pads the policy's crops before they are cut.
+    """
+
+    def __init__(self, policy: CropPolicy, reranker: RewardReranker, prior: CropPrior) -> None:
+        self._policy = policy
+        self.reranker = reranker
+        self.prior = prior
+
+    def full(self, batch: QueryBatch) -> Views:
+        """The full image of every query, from its stored embedding."""
+        return self._views(batch, [Decision.FULL] * len(batch), [None] * len(batch))
+
+    def policy(
+        self, batch: QueryBatch, force_region: bool = False, use_adapter: bool = True
+    ) -> Views:
+        """The policy's greedy choice."""
+        rollouts: Rollouts = self._policy.greedy(
+            batch.images, batch.questions, force_region, use_adapter
+        )
+        crops = [row[0] for row in crop_rectangles(batch, rollouts, self.prior)]
+        return self._views(batch, [Decision(d[0]) for d in rollouts.decision.tolist()], crops)
+
+    def boxes(self, batch: QueryBatch, boxes_unit: Sequence[Sequence[float]]) -> Views:
+        """Given boxes (B, 4), one for every query."""
+        crops = [
+            crop_px(torch.tensor(box), width, height)
+            for box, width, height in zip(boxes_unit, batch.widths, batch.heights, strict=True)
+        ]
+        return self._views(batch, [Decision.REGION] * len(batch), list(crops))
+
+    def outcomes(self, batch: QueryBatch) -> list[Outcome]:
+        """Every method of the test table on every query of the batch."""
+        region = self.policy(batch, force_region=True)
+        full = self.full(batch)
+        methods = {
+            "full": full,
+            "centre": self.boxes(batch, [CENTRE] * len(batch)),
+            "random": self.boxes(batch, [random_box(key) for key in batch.keys]),
+            "warm_start": self.policy(batch, use_adapter=False),
+            "policy": self.policy(batch),
+            "policy_region": region,
+        }
+        outcomes = [o for method, views in methods.items() for o in _outcomes(batch, method, views)]
+        # A tie goes to FULL: a crop that changes nothing is not worth making.
+        pairs = zip(
+            _outcomes(batch, "better_of", full), _outcomes(batch, "better_of", region), strict=True
+        )
+        outcomes += [b if b.rank < a.rank else a for a, b in pairs]
+        known = batch.reference_box_unit.isfinite().all(-1)
+        if known.any():
+            whole = batch.reference_box_unit.new_tensor([0.0, 0.0, 1.0, 1.0])  # dropped below
+            filled = batch.reference_box_unit.where(known[:, None], whole)
+            reference = _outcomes(batch, "reference", self.boxes(batch, filled.tolist()))
+            outcomes += [o for o, has in zip(reference, known.tolist(), strict=True) if has]
+        return outcomes
+
+    def predictions(self, batch: QueryBatch) -> list[Prediction]:
+        """The policy's decision, box and ranking of every query."""
+        full, chosen = self.full(batch), self.policy(batch)
+        found = []
+        for b, key in enumerate(batch.keys):
+            ranking = chosen.rankings[b]
+            best: dict[str, float] = {}  # an entity scores as its best picture
+            for entity, score in zip(
+                batch.candidate_ids[b], chosen.scores[b].tolist(), strict=False
+            ):
+                best[entity] = max(score, best.get(entity, score))
+            found.append(
+                Prediction(
+                    key=key,
+                    question=batch.questions[b],
+                    decision=chosen.decisions[b].name,
+                    box_px=chosen.crops_px[b],
+                    ranking_full=full.rankings[b] or [],
+                    ranking=ranking,
+                    scores=None if ranking is None else [best[entity] for entity in ranking],
+                )
+            )
+        return found
+
+    def examples(self, batch: QueryBatch, full: Views, chosen: Views) -> list[dict[str, Any]]:
+        """What the gallery of crops shows of every query."""
+        references = batch.reference_box_unit.tolist()
+        return [
+            {
+                "image": batch.images[b],
+                "question": batch.questions[b],
+                "decision": chosen.decisions[b].name,
+                "box_px": chosen.crops_px[b],
+                "reference_box_px": None
+                if references[b][0] != references[b][0]
+                else crop_px(references[b], batch.widths[b], batch.heights[b]),
+                "rank_full": full.ranks[b],
+                "rank_view": chosen.ranks[b],
+            }
+            for b in range(len(batch))
+        ]
+
+    def _views(
+        self, batch: QueryBatch, decisions: list[Decision], crops: list[BoxPx | None]
+    ) -> Views:
+        cut = self.reranker.views(batch.images, [[crop] for crop in crops]).embeddings[:, 0]
+        is_region = torch.tensor([d == Decision.REGION for d in decisions], device=cut.device)
+        view = torch.where(is_region[:, None], cut, batch.full_embedding)
+        scores = self.reranker.scores(view[:, None], batch.candidates)[:, 0]
+        ranks = first_positive_rank(scores, batch.labels, batch.valid).tolist()
+        gains = ndcg(scores, batch.labels, batch.valid).tolist()
+        orders = order(scores, batch.valid)
+        rankings: list[list[str] | None] = []
+        overlaps: list[float | None] = []
+        for b, decision in enumerate(decisions):
+            rankings.append(entity_ranking(orders[b], batch.candidate_ids[b]))
+            crop, reference, overlap = crops[b], batch.reference_box_unit[b].cpu(), None
+            if decision == Decision.INVALID:  # no view, so no ranking: a miss, never the full image
+                ranks[b], gains[b], rankings[b] = float("inf"), 0.0, None
+            if crop is not None and bool(reference.isfinite().all()):
+                unit = px_to_unit(crop, batch.widths[b], batch.heights[b])
+                overlap = float(iou(unit, reference))
+            overlaps.append(overlap)
+        return Views(decisions, crops, scores, ranks, gains, rankings, overlaps)
+
+
+def random_box(key: str) -> tuple[float, float, float, float]:
+    """A box of the unit square that depends on the query's key alone, the same on every run."""
+    generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
+    low, high = RANDOM_SIDES
+    w, h = (low + (high - low) * torch.rand(2, generator=generator)).tolist()
+    x, y = torch.rand(2, generator=generator).tolist()
+    return x * (1 - w), y * (1 - h), x * (1 - w) + w, y * (1 - h) + h
+
+
+def _outcomes(batch: QueryBatch, method: str, views: Views) -> list[Outcome]:
+    positive = (batch.labels & batch.valid).any(-1).tolist()
+    found = []
+    for b, key in enumerate(batch.keys):
+        crop = views.crops_px[b]
+        box = None
+        if crop is not None:
+            x1, y1, x2, y2 = px_to_unit(crop, batch.widths[b], batch.heights[b]).tolist()
+            box = (x1, y1, x2, y2)
+        found.append(
+            Outcome(
+                key=key,
+                cluster=batch.clusters[b],
+                method=method,
+                ranking=views.rankings[b],
+                gold_ids=batch.gold_ids[b],
+                pool_has_positive=positive[b],
+                rank=views.ranks[b],
+                ndcg=views.ndcgs[b],
+                decision=views.decisions[b].name,
+                box_unit=box,
+                iou=views.ious[b],
+                groups=batch.groups[b],
+            )
+        )
+    return found

@@ -1,0 +1,57 @@
+"""A scorer by name, by its weights, or by the YAML file that names its class."""
+
+from argparse import ArgumentError
+from importlib.resources import files
+from pathlib import Path
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from regionr1.config_errors import check_config_files, explain
+from regionr1.errors import UserError
+from regionr1.scorers.base import Scorer
+from regionr1.scorers.builtin import BuiltinScorer, PixelScorer
+
+
+def load_scorer(name: str) -> Scorer:
+    """A scorer by name or file.
+
+    Args:
+        name: `builtin`, `pixels`, weights that `scripts/train_scorer` wrote (`.safetensors`), or a
+            YAML file with the `class_path` of any `Scorer` and its `init_args`, such as those in
+            `conf/scorer/`.
+
+    Raises:
+        UserError: There is no such scorer, or it cannot be made.
+    """
+    if name == "builtin":
+        shipped = files("regionr1.builtin").joinpath("scorer.safetensors")
+        return BuiltinScorer.from_file(Path(str(shipped)))
+    if name == "pixels":
+        return PixelScorer()
+    if name.endswith(".safetensors"):
+        return BuiltinScorer.from_file(Path(name))
+    if name.endswith((".yaml", ".yml")):
+        return _from_yaml(Path(name))
+    raise UserError(
+        f"unknown scorer '{name}': use 'builtin', 'pixels', the path of a .safetensors file or a "
+        ".yaml file with class_path and init_args"
+    )
+
+
+def scorer_parser() -> ArgumentParser:
+    """Reads `{"scorer": {"class_path": ..., "init_args": ...}}`."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Scorer, "scorer", required=True)
+    return parser
+
+
+def _from_yaml(path: Path) -> Scorer:
+    args = ["--config", str(path)]
+    check_config_files(args)
+    parser = scorer_parser()
+    try:
+        config = parser.parse_object({"scorer": yaml.safe_load(path.read_text(encoding="utf-8"))})
+        return parser.instantiate(config)["scorer"]
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: {explain(str(error), args)}") from error

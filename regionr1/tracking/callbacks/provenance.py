@@ -1,0 +1,116 @@
+"""What a run was made of: code, environment, data, scorer, seeds."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from mlflow.entities import RunTag
+
+from regionr1.data.shards.datamodule import RerankDataModule
+from regionr1.data.shards.index import ShardIndex
+from regionr1.tracking.logger import TrackingLogger
+
+ENVIRONMENT = "environment.json"
+
+
+class Provenance(Callback):
+    """Tags the run with commit, fingerprints and seeds, and logs the environment as JSON."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Runs once per verb, before anything is trained or measured."""
+        logger = trainer.logger
+        if not trainer.is_global_zero or not isinstance(logger, TrackingLogger):
+            return
+        tags = {**git_tags(), **seed_tags(trainer, pl_module), **fingerprints(trainer, stage)}
+        logger.experiment.log_batch(
+            logger.run_id, tags=[RunTag(key, value) for key, value in tags.items()]
+        )
+        text = json.dumps(environment(trainer), indent=1) + "\n"
+        verb = TrainerFn(stage).value
+        name = ENVIRONMENT if verb == "fit" else f"environment_{verb}.json"
+        logger.experiment.log_text(logger.run_id, text, name)
+
+
+def git_tags(folder: Path | None = None) -> dict[str, str]:
+    """Commit of the source and whether it was changed since; nothing outside a repository.
+
+    Args:
+        folder: A folder of the source; None means this package's.
+    """
+    folder = folder or Path(__file__).parent
+    commit, changed = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain")
+    if commit is None or changed is None:
+        return {}
+    # MLflow's own tag: its UI shows the commit as the version of the source
+    return {"mlflow.source.git.commit": commit, "git.dirty": "yes" if changed else "no"}
+
+
+def _git(folder: Path, *args: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *args], capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def seed_tags(trainer: Trainer, module: LightningModule) -> dict[str, str]:
+    """The seeds of everything, of the sampling noise and of the order of the data."""
+    seeds = {
+        "seed.everything": os.environ.get("PL_GLOBAL_SEED"),
+        "seed.model": module.hparams.get("seed"),
+        "seed.data": getattr(_datamodule(trainer), "seed", None),
+    }
+    return {name: str(seed) for name, seed in seeds.items() if seed is not None}
+
+
+def fingerprints(trainer: Trainer, stage: str) -> dict[str, str]:
+    """Short digests of the splits this stage reads, and of the scorer they were made with."""
+    datamodule = _datamodule(trainer)
+    if datamodule is None:
+        return {}
+    indices = datamodule.indices(stage)
+    folder = datamodule.folder
+    return {
+        **{f"data.{index.split}": data_fingerprint(index) for index in indices},
+        "data.folder": str(folder.resolve() if isinstance(folder, Path) else folder),
+        "scorer.fingerprint": indices[0].scorer_fingerprint,
+    }
+
+
+def _datamodule(trainer: Trainer) -> RerankDataModule | None:
+    found = getattr(trainer, "datamodule", None)
+    return found if isinstance(found, RerankDataModule) else None
+
+
+def data_fingerprint(index: ShardIndex) -> str:
+    """A digest of the checksums of a split's shards."""
+    checksums = "".join(shard.sha256 for shard in index.shards)
+    return hashlib.sha256(checksums.encode()).hexdigest()[:16]
+
+
+def environment(trainer: Trainer) -> dict[str, Any]:
+    """Python, packages, machine and devices."""
+    packages = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "gpus": devices,
+        "world_size": trainer.world_size,
+        "precision": str(trainer.precision),
+        "packages": dict(sorted(packages.items(), key=lambda item: str(item[0]).lower())),
+    }

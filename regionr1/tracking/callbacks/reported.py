@@ -1,0 +1,26 @@
+"""What the callbacks here expect of the module that is trained; RGRPO has it."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from regionr1.evaluation.table import Outcome
+
+
+class ReportedModule(Protocol):
+    """A module whose validation, test and adapter can be shown.
+
+    Attributes:
+        last_validation_examples: Examples of the last validation, dicts with image (PIL), question,
+            decision ("FULL", "REGION" or "INVALID"), box_px and reference_box_px (original pixels
+            or None), rank_full and rank_view (1-based, inf or None where there is none).
+        test_outcomes: Outcomes of this rank's test queries, all methods.
+    """
+
+    last_validation_examples: list[dict[str, Any]]
+    test_outcomes: list[Outcome]
+
+    def check_data(self, datamodule: Any, stage: str) -> None:
+        """Raises a UserError where this module cannot use the data of a stage."""
+
+    def save_adapter(self, folder: Path) -> None:
+        """Writes the adapter into an existing folder, as plain PEFT reads it."""

@@ -1,0 +1,4 @@
+"""r-GRPO as a LightningModule: rollouts, rewards, advantages, loss.
+
+Start with `rgrpo.RGRPO.training_step`. Nothing here imports tracking.
+"""
