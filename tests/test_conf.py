@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from checkout import CONF
 
 from regionr1.cli import fit as lightning_cli
 from regionr1.config_errors import check_config_files
 from regionr1.scorers.load import scorer_parser
 
-CONF = Path(__file__).parents[1] / "conf"
 BASE = [CONF / "base.yaml", CONF / "builtin.yaml"]
 RECIPES = [CONF / "quickstart.yaml", CONF / "paper.yaml"]
 STACKS = [

@@ -4,8 +4,9 @@ import ast
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 
-PACKAGE = Path(__file__).parents[1] / "regionr1"
+PACKAGE = ROOT / "regionr1"
 ROOMS = (
     *("errors", "files", "config_errors", "hub", "algorithm", "scorers", "data.records"),
     *("data.images", "data.readers", "data.shards", "data.build", "policy", "evaluation"),

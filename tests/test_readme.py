@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 
 from regionr1.cli import call as sweep_cli
 from regionr1.cli import fit as lightning_cli
@@ -16,7 +17,6 @@ from regionr1.cli.main import COMMANDS, VERBS
 from regionr1.config_errors import check_config_files
 from regionr1.errors import UserError
 
-ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "BENCHMARKS.md")
 RECIPE = [f"-c=conf/{name}.yaml" for name in ("base", "builtin", "quickstart")]
 

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 
-ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "scripts"
 QUICKSTART = (SCRIPTS / "quickstart").read_text()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from checkout import TESTS
 
 from regionr1.sweep.trials import FreshProcess, TrialFailed, TrialJob, failure
 from regionr1.sweep.worker import StudyChannel
@@ -148,7 +149,7 @@ def test_a_run_ends_when_its_sweep_is_killed(tmp_path: Path) -> None:
         "job = TrialJob(['sleeps'], ['x'], {'sweep.trial': '0'}, {}, Path('log'))\n"
         "FreshProcess(None, (sys.executable, 'run.py'))(job, Channel())\n"
     )
-    command = [sys.executable, "-c", sweep, str(Path(__file__).parent)]
+    command = [sys.executable, "-c", sweep, str(TESTS)]
     worker = subprocess.Popen(command, cwd=tmp_path)
     log = tmp_path / "log"
     try:

@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 from mlflow_server import free_port, kill, serve
 from optuna.trial import TrialState
 from postgres import postgresql
-from test_end_to_end import options, parts
+from quickstart_run import options, parts
 
 N_TRIALS = 4
 

@@ -18,9 +18,9 @@ import pandas as pd
 import pytest
 import torch
 from mlflow.exceptions import MlflowException
+from mlflow_server import free_port
 from PIL import Image
-from test_end_to_end import options, runs
-from test_spool import free_port
+from quickstart_run import options, runs
 from written_policy import (
     COLOURS,
     FULL,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli import CONFIG, run
+from tiny_command import CONFIG, run
 
 from regionr1.cli.main import main
 from regionr1.errors import UserError

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from checkout import TESTS
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
 from postgres import postgresql
@@ -31,7 +32,7 @@ def storage(request, workspace: Path) -> Iterator[str]:
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_killed_workers_lose_nothing(storage: str, workspace: Path) -> None:
     file = files(workspace)
-    script = Path(__file__).with_name("sweep_worker.py")
+    script = TESTS / "sweep_worker.py"
     command = [sys.executable, str(script), str(file), storage, str(N_TRIALS), "1", "2"]
     Path("hold").touch()  # no trial ends before the two are dead
     workers = [

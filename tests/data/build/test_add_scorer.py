@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from checkout import ROOT, TESTS
 from evqa_files import ColourScorer, make_evqa
 from filelock import FileLock
 from PIL import Image
@@ -238,7 +239,7 @@ def test_a_kill_leaves_nothing_half_written(root, shards, tmp_path) -> None:
     command = [sys.executable, "-m", "regionr1", "data", "add-scorer", "--shards", str(shards),
                "--root", str(root), "--scorer", scorer_file(tmp_path, dies_after=8),
                "--batch_size", "4", "--part_size", "3"]  # fmt: skip
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    paths = [str(TESTS), str(ROOT)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr

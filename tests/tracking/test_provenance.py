@@ -5,8 +5,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_cli import CONFIG, only_run, run
-from test_end_to_end import options, runs
+from quickstart_run import options, runs
+from tiny_command import CONFIG, only_run, run
 
 from regionr1.cli.main import main
 from regionr1.errors import UserError

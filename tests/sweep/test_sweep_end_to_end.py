@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_end_to_end import options, parts, runs
+from quickstart_run import options, parts, runs
 
 from regionr1.cli.main import main
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import optuna
 import pytest
 import yaml
+from checkout import ROOT
 
 from regionr1.cli.check_sweep import check_plan
 from regionr1.errors import UserError
 from regionr1.sweep.plan import read_plan
 from regionr1.sweep.space import Parameter, grid, overrides, read_space, suggest
 
-ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "sweeps").glob("*.yaml"))
 PLAN = """\
 study: colours

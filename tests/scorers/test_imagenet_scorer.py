@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evqa_files import make_evqa
-from test_end_to_end import options
+from quickstart_run import options
 
 from regionr1.cli.main import main
 from regionr1.data.shards.index import load_index

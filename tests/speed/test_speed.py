@@ -4,10 +4,10 @@ import argparse
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from checkout import ROOT
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from regionr1.algorithm.objective import Objective
@@ -22,7 +22,6 @@ from regionr1.speed.shapes import SHAPES, build_shape, shape_config
 from regionr1.speed.steps import Stepper
 from regionr1.speed.work import make_work
 
-ROOT = Path(__file__).parents[1]
 B, G, K = 2, 4, 5
 KL = Objective(decision="exact", kl_weight=0.1)
 

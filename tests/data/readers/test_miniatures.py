@@ -10,7 +10,7 @@ from evqa_files import make_evqa, url_of
 from hub_models import save_encoder
 from infoseek_files import make_infoseek
 from own_files import make_own
-from test_end_to_end import options, runs
+from quickstart_run import options, runs
 from tiny_policy import build_tiny_policy
 
 from regionr1.cli.main import main
