@@ -122,7 +122,8 @@ class BuiltinScorer(Scorer):
             `load_scorer("builtin")` gives the shipped one.
     """
 
-    BATCH = 64
+    BATCH = 64  # images per pass on a GPU
+    CPU_BATCH = 4  # on a CPU: activations that small are reused, larger ones are mapped anew
     PREPROCESSING = "letterbox-224-grey128-bicubic-gap3"
 
     def __init__(self, network: DualEncoder):
@@ -169,11 +170,13 @@ class BuiltinScorer(Scorer):
     @torch.no_grad()
     def _embed(self, images: Sequence[Image.Image], head: nn.Linear) -> Tensor:
         self.network.eval()
-        parts = [torch.empty(0, self.dim, device=head.weight.device)]
-        for start in range(0, len(images), self.BATCH):
-            chunk = images[start : start + self.BATCH]
+        device = head.weight.device
+        size = self.CPU_BATCH if device.type == "cpu" else self.BATCH
+        parts = [torch.empty(0, self.dim, device=device)]
+        for start in range(0, len(images), size):
+            chunk = images[start : start + size]
             pixels = torch.stack([letterbox(image, self.network.SIDE) for image in chunk])
-            parts.append(self.network(pixels.to(head.weight.device), head))
+            parts.append(self.network(pixels.to(device), head))
         return torch.cat(parts)
 
 
