@@ -88,6 +88,9 @@ def test_experiment_trains_once_and_reports(builtin_shards: Path, tmp_path: Path
     assert [seen for seen, _ in run["curve"]] == [2, 4]  # after each of 2 steps of 2 queries
     assert [seen for seen, _ in run["p_full"]] == [0, 2]  # before each of them
     assert {"full", "warm_start", "policy", "better_of", "reference"} <= set(run["test"])
+    gain = {part: run["gain"][part]["recall_at_1"]["value"] for part in run["gain"]}
+    assert gain["switch"] + gain["boxes"] + gain["decision"] == pytest.approx(gain["gain"])
+    assert "| switch: always crop" in done.stdout
     artifacts = out / "regionr1" / run["run_id"] / "artifacts"
     assert (artifacts / "before_after.png").is_file()
     assert set(results["validation_levels"]) == {"full", "warm_start", "reference"}

@@ -89,7 +89,7 @@ class TinyModule(LightningModule):
             )
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> list[Prediction]:
-        return [Prediction(f"q{batch_idx}", "Which?", "FULL", None, ["a"], ["a"], [0.5])]
+        return [Prediction(f"q{batch_idx}", "Which?", "FULL", None, ["a"], ["a"], [0.5], 0.9, 0.9)]
 
     def configure_optimizers(self) -> Any:
         return self.optimizer([p for p in self.parameters() if p.requires_grad])

@@ -37,11 +37,12 @@ class WrittenPolicy(CropPolicy):
 
     Attributes:
         groups: Question to the G answers of `sample`.
-        greedily: Question to the answers of `greedy`: free, forced to REGION, adapter off.
+        greedily: Question to the answers of `greedy`: free, forced to REGION; with the adapter off
+            free, forced to REGION.
     """
 
     groups: dict[str, list[str]]
-    greedily: dict[str, tuple[str, str, str]]
+    greedily: dict[str, tuple[str, str, str, str]]
     sampled: Rollouts
 
     def sample(self, images, questions, group_size, forced=None, generator=None) -> Rollouts:
@@ -49,8 +50,9 @@ class WrittenPolicy(CropPolicy):
         return self.sampled
 
     def greedy(self, images, questions, force_region=False, use_adapter=True) -> Rollouts:
-        which = 1 if force_region else 0 if use_adapter else 2
-        return self.read(images, questions, [[self.greedily[q][which]] for q in questions])
+        which = int(force_region) + (0 if use_adapter else 2)
+        with self.adapter(use_adapter):
+            return self.read(images, questions, [[self.greedily[q][which]] for q in questions])
 
     @torch.no_grad()
     def read(self, images, questions, texts: Sequence[Sequence[str]]) -> Rollouts:

@@ -22,6 +22,8 @@ class Prediction:
         ranking: Candidate ids ranked by the chosen view, best first; None when the answer was
             INVALID.
         scores: Score of each entry of `ranking`; None when the answer was INVALID.
+        p_full: Exact probability of FULL at temperature 1.
+        p_full_warm_start: The same before training, that is with the adapter off.
     """
 
     key: str
@@ -31,6 +33,8 @@ class Prediction:
     ranking_full: Sequence[str]
     ranking: Sequence[str] | None
     scores: Sequence[float] | None
+    p_full: float
+    p_full_warm_start: float
 
 
 def prediction_line(prediction: Prediction) -> str:

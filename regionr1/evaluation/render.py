@@ -6,21 +6,18 @@ import json
 from collections.abc import Collection, Sequence
 
 from regionr1.evaluation.bootstrap import Interval
+from regionr1.evaluation.markdown import interval_cell, markdown_table
 from regionr1.evaluation.table import METRICS, MethodRow
 
 HEADLINE = (
     *("recall_at_1", "recall_at_5", "recall_at_10", "recall_at_20", "cond_recall_at_1"),
-    *("mrr", "ndcg", "region_rate", "invalid_rate", "iou"),
+    *("mrr", "ndcg", "region_rate", "invalid_rate", "p_full", "iou"),
 )
 
 
 def cell(interval: Interval, with_interval: bool) -> str:
     """One number as text, "-" where it is undefined."""
-    if interval.value is None:
-        return "-"
-    if not with_interval:
-        return f"{interval.value:.3f}"
-    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+    return interval_cell(interval if with_interval else Interval(interval.value, None, None))
 
 
 def format_table(
@@ -35,20 +32,16 @@ def format_table(
         metrics: Keys of the columns to show.
         with_intervals: Keys of the columns shown with their 95% interval.
     """
-    lines = [["method", *(METRICS[name] for name in metrics), "N", "skipped"]]
-    for row in rows:
-        cells = [cell(row.metrics[name], name in with_intervals) for name in metrics]
-        lines.append([row.method, *cells, str(row.n), str(row.n_skipped)])
-    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(lines[0]))]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    aligned = [
+    heads = ["method", *(METRICS[name] for name in metrics), "N", "skipped"]
+    cells = [
         [
-            line[0].ljust(widths[0]),
-            *(text.rjust(width) for text, width in zip(line[1:], widths[1:], strict=True)),
+            row.method,
+            *(cell(row.metrics[name], name in with_intervals) for name in metrics),
+            *(str(row.n), str(row.n_skipped)),
         ]
-        for line in lines
+        for row in rows
     ]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [aligned[0], rule, *aligned[1:]])
+    return markdown_table(heads, cells)
 
 
 def table_csv(rows: Sequence[MethodRow]) -> str:

@@ -6,14 +6,17 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, TypedDict
 
+from regionr1.evaluation.bootstrap import Interval
 from regionr1.evaluation.compare import seed_interval
+from regionr1.evaluation.gain import PARTS, SHOWN, WORDS
+from regionr1.evaluation.markdown import interval_cell
 from regionr1.evaluation.table import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 METHODS = (
-    *("full", "centre", "random", "warm_start", "policy", "policy_region"),
+    *("full", "centre", "random", "warm_start", "warm_start_region", "policy", "policy_region"),
     *("better_of", "reference"),
 )
 POLICY_METRICS = (
@@ -32,12 +35,15 @@ class SeedRun(TypedDict):
         curve: (training queries seen, validation CondR@1), in order.
         p_full: (training queries seen, mean P(FULL) of the next queries), in order.
         test: Test metrics by method and key of METRICS; None where undefined.
+        gain: Parts of the gain over the full image by part and key of METRICS, with paired
+            intervals over queries.
     """
 
     fit_s: float
     curve: Sequence[tuple[int, float]]
     p_full: Sequence[tuple[int, float]]
     test: Mapping[str, Mapping[str, float | None]]
+    gain: Mapping[str, Mapping[str, Interval]]
 
 
 Runs = Mapping[str, Mapping[int, SeedRun]]
@@ -45,8 +51,8 @@ Runs = Mapping[str, Mapping[int, SeedRun]]
 
 
 def seeds_table(results: Runs) -> str:
-    """Markdown: test CondR@1 of every method, mean and by seed; the trained policies' metrics; how
-    soon they learned.
+    """Markdown: test CondR@1 of every method, mean and by seed; what the gain is made of; the
+    trained policies' metrics; how soon they learned.
 
     Args:
         results: At least one variant with at least one run; tests cover the same methods.
@@ -61,6 +67,7 @@ def seeds_table(results: Runs) -> str:
             rows.append(_row(f"policy / {base}", ratios))
         heads = [f"test CondR@1, {variant}", "mean ± sd", *(f"seed {seed}" for seed in runs)]
         parts.append(_markdown(heads, rows))
+    parts += [_gain_table(variant, runs) for variant, runs in results.items()]
     rows = []
     for variant, runs in results.items():
         cells = [_spread([_policy(run, m) for run in runs.values()]) for m in POLICY_METRICS]
@@ -68,6 +75,20 @@ def seeds_table(results: Runs) -> str:
     heads = ["policy, test, mean ± sd", *(METRICS[metric] for metric in POLICY_METRICS), "fit"]
     parts += [_markdown(heads, rows), *_differences(results), _speed_table(results)]
     return "\n\n".join(parts) + "\n"
+
+
+def _gain_table(variant: str, runs: Mapping[int, SeedRun]) -> str:
+    """Each part of the gain: over seeds with a t-interval, by seed with one over queries."""
+    metric = SHOWN[0]
+    rows = []
+    for part in PARTS:
+        of_seeds = [run["gain"][part][metric] for run in runs.values()]
+        known = [interval.value for interval in of_seeds if interval.value is not None]
+        over_seeds = interval_cell(seed_interval(known), "+.3f") if known else "-"
+        rows.append([WORDS[part], over_seeds, *(interval_cell(x, "+.3f") for x in of_seeds)])
+    heads = [f"{METRICS[metric]}, {variant}, paired", "over seeds, 95% t-interval"]
+    seeds = [f"seed {seed}, 95% over queries by entity" for seed in runs]
+    return _markdown([*heads, *seeds], rows)
 
 
 def _differences(results: Runs) -> list[str]:

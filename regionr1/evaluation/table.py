@@ -15,16 +15,21 @@ import numpy as np
 from regionr1.evaluation.bootstrap import FloatArray, Interval, divide, intervals, ratio_draws
 
 RECALLS = (1, 5, 10, 20)
-GROUPED = ("full", "warm_start", "policy", "reference")  # rows told for every part of the split
+GROUPED = (
+    *("full", "warm_start", "warm_start_region", "policy", "policy_region", "better_of"),
+    "reference",
+)  # rows told for every part of the split
 METRICS: dict[str, str] = {
     **{f"recall_at_{k}": f"R@{k}" for k in RECALLS},
     "cond_recall_at_1": "CondR@1",
     "cond_recall_at_5": "CondR@5",
+    "cond_recall_at_10": "CondR@10",
     "mrr": "MRR",
     "cond_mrr": "CondMRR",
     "ndcg": "NDCG",
     "region_rate": "REGION",
     "invalid_rate": "INVALID",
+    "p_full": "P(FULL)",
     "iou": "IoU",
 }  # key in files and in MLflow: heading in a table
 
@@ -46,6 +51,8 @@ class Outcome:
         box_unit: The crop in the unit square, xyxy; None when there is none.
         iou: Overlap of the crop with the reference box; None when one of the two is missing.
         groups: Parts of the split that the query belongs to, such as {"type": "automatic"}.
+        p_full: Exact probability of FULL at temperature 1 of the policy that chose, whatever it was
+            forced to; None where no policy chose.
     """
 
     key: str
@@ -60,6 +67,7 @@ class Outcome:
     box_unit: tuple[float, float, float, float] | None = None
     iou: float | None = None
     groups: dict[str, str] = field(default_factory=dict)
+    p_full: float | None = None
 
 
 @dataclass
@@ -96,15 +104,18 @@ def ratios(outcome: Outcome) -> tuple[list[float], list[float]]:
         **{f"recall_at_{k}": hits[k] for k in RECALLS},
         "cond_recall_at_1": hits[1] * positive,
         "cond_recall_at_5": hits[5] * positive,
+        "cond_recall_at_10": hits[10] * positive,
         "mrr": reciprocal,
         "cond_mrr": reciprocal * positive,
         "ndcg": 0.0 if invalid else outcome.ndcg,
         "region_rate": float(outcome.decision == "REGION"),
         "invalid_rate": float(invalid),
+        "p_full": 0.0 if outcome.p_full is None else outcome.p_full,
         "iou": 0.0 if outcome.iou is None else outcome.iou,
     }
     denominators = {
         **{name: positive if name.startswith("cond_") else 1.0 for name in METRICS},
+        "p_full": float(outcome.p_full is not None),
         "iou": float(outcome.iou is not None),
     }
     return [numerators[name] for name in METRICS], [denominators[name] for name in METRICS]

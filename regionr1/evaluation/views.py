@@ -1,8 +1,9 @@
 """Ranks the candidates of a batch by the views that the policy and the baselines choose."""
 
+import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ class Views:
         ndcgs: B NDCGs; 0 for INVALID.
         rankings: B lists of entity ids; None for INVALID.
         ious: B overlaps of the crop with the reference box; None where either is missing.
+        p_full: (B,) exact probabilities of FULL at temperature 1; NaN where no policy chose.
     """
 
     decisions: list[Decision]
@@ -44,6 +46,7 @@ class Views:
     ndcgs: list[float]
     rankings: list[list[str] | None]
     ious: list[float | None]
+    p_full: Tensor
 
 
 class Evaluator:
@@ -72,7 +75,8 @@ class Evaluator:
             batch.images, batch.questions, force_region, use_adapter
         )
         crops = [row[0] for row in crop_rectangles(batch, rollouts, self.prior)]
-        return self._views(batch, [Decision(d[0]) for d in rollouts.decision.tolist()], crops)
+        decisions = [Decision(row[0]) for row in rollouts.decision.tolist()]
+        return self._views(batch, decisions, crops, rollouts.p_full)
 
     def boxes(self, batch: QueryBatch, boxes_unit: Sequence[Sequence[float]]) -> Views:
         """Given boxes (B, 4), one for every query."""
@@ -91,6 +95,7 @@ class Evaluator:
             "centre": self.boxes(batch, [CENTRE] * len(batch)),
             "random": self.boxes(batch, [random_box(key) for key in batch.keys]),
             "warm_start": self.policy(batch, use_adapter=False),
+            "warm_start_region": self.policy(batch, force_region=True, use_adapter=False),
             "policy": self.policy(batch),
             "policy_region": region,
         }
@@ -99,7 +104,8 @@ class Evaluator:
         pairs = zip(
             _outcomes(batch, "better_of", full), _outcomes(batch, "better_of", region), strict=True
         )
-        outcomes += [b if b.rank < a.rank else a for a, b in pairs]
+        # No policy chose between the two, so no P(FULL) stands beside the choice.
+        outcomes += [replace(b if b.rank < a.rank else a, p_full=None) for a, b in pairs]
         known = batch.reference_box_unit.isfinite().all(-1)
         if known.any():
             whole = batch.reference_box_unit.new_tensor([0.0, 0.0, 1.0, 1.0])  # dropped below
@@ -111,6 +117,8 @@ class Evaluator:
     def predictions(self, batch: QueryBatch) -> list[Prediction]:
         """The policy's decision, box and ranking of every query."""
         full, chosen = self.full(batch), self.policy(batch)
+        warm_start = self._policy.p_full(batch.images, batch.questions, use_adapter=False)
+        p_full, p_full_warm_start = chosen.p_full.tolist(), warm_start.tolist()
         found = []
         for b, key in enumerate(batch.keys):
             ranking = chosen.rankings[b]
@@ -128,6 +136,8 @@ class Evaluator:
                     ranking_full=full.rankings[b] or [],
                     ranking=ranking,
                     scores=None if ranking is None else [best[entity] for entity in ranking],
+                    p_full=p_full[b],
+                    p_full_warm_start=p_full_warm_start[b],
                 )
             )
         return found
@@ -151,7 +161,11 @@ class Evaluator:
         ]
 
     def _views(
-        self, batch: QueryBatch, decisions: list[Decision], crops: list[BoxPx | None]
+        self,
+        batch: QueryBatch,
+        decisions: list[Decision],
+        crops: list[BoxPx | None],
+        p_full: Tensor | None = None,
     ) -> Views:
         cut = self.reranker.views(batch.images, [[crop] for crop in crops]).embeddings[:, 0]
         is_region = torch.tensor([d == Decision.REGION for d in decisions], device=cut.device)
@@ -171,7 +185,9 @@ class Evaluator:
                 unit = px_to_unit(crop, batch.widths[b], batch.heights[b])
                 overlap = float(iou(unit, reference))
             overlaps.append(overlap)
-        return Views(decisions, crops, scores, ranks, gains, rankings, overlaps)
+        if p_full is None:
+            p_full = torch.full((len(batch),), float("nan"))
+        return Views(decisions, crops, scores, ranks, gains, rankings, overlaps, p_full)
 
 
 def random_box(key: str) -> tuple[float, float, float, float]:
@@ -185,6 +201,7 @@ def random_box(key: str) -> tuple[float, float, float, float]:
 
 def _outcomes(batch: QueryBatch, method: str, views: Views) -> list[Outcome]:
     positive = (batch.labels & batch.valid).any(-1).tolist()
+    p_full = views.p_full.tolist()
     found = []
     for b, key in enumerate(batch.keys):
         crop = views.crops_px[b]
@@ -206,6 +223,7 @@ def _outcomes(batch: QueryBatch, method: str, views: Views) -> list[Outcome]:
                 box_unit=box,
                 iou=views.ious[b],
                 groups=batch.groups[b],
+                p_full=None if math.isnan(p_full[b]) else p_full[b],
             )
         )
     return found

@@ -14,7 +14,10 @@ from regionr1.cli.main import main
 from regionr1.evaluation.table import METRICS
 from regionr1.scorers.builtin import BuiltinScorer, DualEncoder
 
-METHODS = ["full", "centre", "random", "warm_start", "policy", "policy_region", "better_of"]
+METHODS = [
+    *("full", "centre", "random", "warm_start", "warm_start_region"),
+    *("policy", "policy_region", "better_of"),
+]
 
 
 def files_of(folder: Path) -> dict[str, int]:

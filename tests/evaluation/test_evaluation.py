@@ -17,16 +17,19 @@ from regionr1.training.metrics import ViewMetrics
 BY_FULL, BY_RED, BY_GREEN = [
     names.split() for names in ("green red blue", "red green blue", "green blue red")
 ]
-METHODS = ["full", "centre", "random", "warm_start", "policy", "policy_region", "better_of"]
+METHODS = [
+    *("full", "centre", "random", "warm_start", "warm_start_region"),
+    *("policy", "policy_region", "better_of"),
+]
 
 
 @pytest.fixture
 def policy(tiny_policy):
     policy = written(tiny_policy)
-    policy.greedily = {  # free, forced to REGION, adapter off
-        "where is red?": (RED, RED, GREEN),
-        "where is green?": (FULL, RED, NONSENSE),
-        "where is purple?": ("I cannot say", NONSENSE, FULL),
+    policy.greedily = {  # free, forced to REGION; adapter off: free, forced to REGION
+        "where is red?": (RED, RED, GREEN, GREEN),
+        "where is green?": (FULL, RED, NONSENSE, RED),
+        "where is purple?": ("I cannot say", NONSENSE, FULL, GREEN),
     }
     return policy
 
@@ -46,8 +49,8 @@ def test_every_method_answers_every_query_once(evaluator) -> None:
     outcomes = evaluator.outcomes(colour_batch())
     rows = [(outcome.method, outcome.key) for outcome in outcomes]
     keys = ["test-0", "test-1", "test-2"]
-    assert rows[:21] == [(method, key) for method in METHODS for key in keys]
-    assert rows[21:] == [("reference", "test-0"), ("reference", "test-2")]  # green has no box
+    assert rows[:24] == [(method, key) for method in METHODS for key in keys]
+    assert rows[24:] == [("reference", "test-0"), ("reference", "test-2")]  # green has no box
 
 
 @pytest.mark.parametrize(
@@ -64,6 +67,9 @@ def test_every_method_answers_every_query_once(evaluator) -> None:
         ("warm_start", "red", "REGION", BY_GREEN, 3),
         ("warm_start", "green", "INVALID", None, math.inf),
         ("warm_start", "purple", "FULL", BY_FULL, math.inf),
+        ("warm_start_region", "red", "REGION", BY_GREEN, 3),
+        ("warm_start_region", "green", "REGION", BY_RED, 2),
+        ("warm_start_region", "purple", "REGION", BY_GREEN, math.inf),
         ("reference", "red", "REGION", BY_RED, 1),
         ("reference", "purple", "REGION", BY_GREEN, math.inf),
     ],
@@ -86,6 +92,28 @@ def test_boxes_and_their_overlap(found) -> None:
     assert found["full", "red"].iou is None
 
 
+def test_p_full_is_the_policys_own_whatever_it_was_forced_to(policy, evaluator, found) -> None:
+    batch = colour_batch()
+    own, before = (
+        policy.p_full(batch.images, batch.questions, use_adapter).tolist()
+        for use_adapter in (True, False)
+    )
+    assert own != before  # the adapter is not idle
+    golds = ("red", "green", "purple")
+    for method, wanted in (
+        *(("policy", own), ("policy_region", own)),
+        *(("warm_start", before), ("warm_start_region", before)),
+    ):
+        assert [found[method, gold].p_full for gold in golds] == pytest.approx(wanted), method
+    for method in ("full", "centre", "random", "better_of"):
+        assert all(found[method, gold].p_full is None for gold in golds), method
+    rows = {row.method: row.metrics["p_full"].value for row in metrics_table(found.values())}
+    assert rows["policy"] == pytest.approx(sum(own) / 3) and rows["full"] is None
+    predicted = evaluator.predictions(batch)
+    assert [p.p_full for p in predicted] == pytest.approx(own)
+    assert [p.p_full_warm_start for p in predicted] == pytest.approx(before)
+
+
 def test_better_of_is_the_better_of_full_and_region_for_each_query(found) -> None:
     assert found["better_of", "red"].decision == "REGION"
     assert found["better_of", "green"].decision == "FULL"
@@ -97,14 +125,14 @@ def test_better_of_is_the_better_of_full_and_region_for_each_query(found) -> Non
 
 def test_invalid_is_a_miss_in_every_metric_and_never_the_full_image(tiny_policy) -> None:
     policy = written(tiny_policy)
-    policy.greedily = {"where is green?": (NONSENSE, NONSENSE, NONSENSE)}
+    policy.greedily = {"where is green?": (NONSENSE,) * 4}
     batch = colour_batch(["green", "green"])  # the full image would be right
     batch.reference_box_unit = torch.tensor([[0.5, 0.5, 1, 1]] * 2)
     evaluator = module(policy).evaluator
     rows = {row.method: row.metrics for row in metrics_table(evaluator.outcomes(batch))}
-    for method in ("policy", "policy_region", "warm_start"):
+    for method in ("policy", "policy_region", "warm_start", "warm_start_region"):
         values = {name: rows[method][name].value for name in METRICS}
-        assert values.pop("iou") is None
+        assert values.pop("iou") is None and values.pop("p_full") > 0
         assert values.pop("invalid_rate") == 1.0
         assert set(values.values()) == {0.0}, values
     assert rows["full"]["recall_at_1"].value == rows["better_of"]["recall_at_1"].value == 1.0
@@ -152,7 +180,7 @@ def test_predictions_are_in_original_pixels(tiny_policy) -> None:
     assert seen_w * seen_h <= 64 * 64 < 500 * 260 and seen_w / 500 != seen_h / 260
     unit = torch.tensor(square) / torch.tensor([500, 260, 500, 260])
     answer = format_region(policy.frame.from_unit(unit, (seen_h, seen_w)).tolist())
-    policy.greedily = {"where is red?": (answer, answer, answer)}
+    policy.greedily = {"where is red?": (answer,) * 4}
     (prediction,) = module(policy).evaluator.predictions(batch)
     for got, wanted, pixel in zip(
         prediction.box_px, square, [500 / seen_w, 260 / seen_h] * 2, strict=True

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from regionr1.evaluation.bootstrap import Interval
+from regionr1.evaluation.gain import PARTS
 from regionr1.evaluation.seeds import METHODS, POLICY_METRICS, SeedRun, draw_curves, seeds_table
 
 
@@ -14,7 +16,9 @@ def run(policy: float, reference: float | None = 0.8) -> SeedRun:
         for method in METHODS
     }
     curve, p_full = [(16, 0.3), (32, policy)], [(0, 0.9), (16, 1 - policy)]
-    return {"fit_s": 61.0, "curve": curve, "p_full": p_full, "test": test}
+    part = {"cond_recall_at_1": Interval(policy - 0.2, policy - 0.3, policy)}
+    gain = dict.fromkeys(PARTS, part)
+    return {"fit_s": 61.0, "curve": curve, "p_full": p_full, "test": test, "gain": gain}
 
 
 def test_table_shows_mean_spread_and_every_seed() -> None:
@@ -28,6 +32,14 @@ def test_table_shows_mean_spread_and_every_seed() -> None:
     assert "| on_policy | 0.300 | - | - | - | - | - | - | 61 s |" in lines
     assert lines[-2] == "| balanced | 0.300 ± 0.000 | 0.500 ± 0.141 | 16, never |"
     assert lines[-1] == "| on_policy | 0.300 | 0.300 | never |"
+
+
+def test_the_gain_is_told_apart_over_seeds_and_by_seed() -> None:
+    text = seeds_table({"exact": {0: run(0.6), 3: run(0.4)}})
+    # gains 0.4 and 0.2: mean 0.3, sd 0.1414, and t(0.975, 1 degree) = 12.706
+    over = "+0.300 [-0.971, +1.571]"
+    (line,) = (line for line in text.splitlines() if line.startswith("| decision:"))
+    assert line.endswith(f"| {over} | +0.400 [+0.300, +0.600] | +0.200 [+0.100, +0.400] |")
 
 
 def test_variants_are_compared_seed_by_seed() -> None:

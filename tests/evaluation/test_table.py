@@ -42,8 +42,11 @@ def test_hand_worked_row() -> None:
     (row,) = metrics_table(
         [
             # duplicates of b count once, so a is the second entity though the third candidate
-            outcome("q0", ranking=["b", "b", "a"], rank=3.0, ndcg=0.5, decision="REGION", iou=0.6),
-            outcome("q1", ranking=["a", "b"], rank=1.0, ndcg=1.0),
+            outcome(
+                *("q0", "policy", ["b", "b", "a"]),
+                **dict(rank=3.0, ndcg=0.5, decision="REGION", iou=0.6, p_full=0.2),
+            ),
+            outcome("q1", ranking=["a", "b"], rank=1.0, ndcg=1.0, p_full=0.7),
             outcome("q2", ranking=["x", "y"], rank=math.inf, ndcg=0.0, pool_has_positive=False),
             # what the module put in rank and ndcg must not rescue an unparsable answer
             outcome("q3", ranking=None, rank=1.0, ndcg=1.0),
@@ -58,11 +61,13 @@ def test_hand_worked_row() -> None:
             "recall_at_20": 2 / 4,
             "cond_recall_at_1": 1 / 3,
             "cond_recall_at_5": 2 / 3,
+            "cond_recall_at_10": 2 / 3,
             "mrr": (1 / 3 + 1) / 4,
             "cond_mrr": (1 / 3 + 1) / 3,
             "ndcg": 1.5 / 4,
             "region_rate": 1 / 4,
             "invalid_rate": 1 / 4,
+            "p_full": 0.45,  # of those that have one
             "iou": 0.6,
         }
     )

@@ -52,7 +52,7 @@ def encoded(image: Image.Image) -> str:
 @pytest.fixture(scope="module")
 def reranker(tiny_policy: Path) -> RegionReranker:
     policy = written(tiny_policy)
-    policy.greedily = {question: (answer,) * 3 for question, answer in ANSWERS.items()}
+    policy.greedily = {question: (answer,) * 4 for question, answer in ANSWERS.items()}
     return RegionReranker(policy, colour_reranker(), batch_size=3)
 
 

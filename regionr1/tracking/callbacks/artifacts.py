@@ -7,6 +7,7 @@ from typing import cast
 import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from regionr1.evaluation.gain import gain_parts, gain_table
 from regionr1.evaluation.outcome_file import OUTCOMES, write_outcomes
 from regionr1.evaluation.render import format_table, table_csv, table_json
 from regionr1.evaluation.table import METRICS, Outcome, grouped_table, metrics_table
@@ -19,7 +20,8 @@ from regionr1.tracking.logger import TrackingLogger
 class TestTable(Callback):
     """Prints the test table and logs it as Markdown, CSV and JSON, and each number as a metric.
 
-    A second table tells each part of the split apart: question types, image sources, subsets.
+    A table under it tells what the policy's gain over the full image is made of; another one tells
+    the parts of the split apart: question types, image sources, subsets.
     The outcome of each query is logged too, for `regionr1 compare`.
 
     The module collects `test_outcomes`, a list of Outcome.
@@ -36,6 +38,9 @@ class TestTable(Callback):
             return
         rows = metrics_table(outcomes)
         print(f"\n{format_table(rows)}\n[95% interval: 1000 bootstrap resamples of the entities]")
+        gain = gain_parts(outcomes)
+        if gain:
+            print(f"\n{gain_table(gain)}")
         by_part = grouped_table(outcomes)
         if by_part:
             print(f"\n{format_table(by_part)}")
@@ -49,6 +54,8 @@ class TestTable(Callback):
             logger.experiment.log_text(logger.run_id, text, f"{name}.md")
             logger.experiment.log_text(logger.run_id, table_csv(table), f"{name}.csv")
             logger.experiment.log_text(logger.run_id, table_json(table), f"{name}.json")
+        if gain:
+            logger.experiment.log_text(logger.run_id, gain_table(gain) + "\n", "test_gain.md")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / OUTCOMES
             write_outcomes(path, outcomes)
@@ -56,6 +63,9 @@ class TestTable(Callback):
         values = {
             f"test/{row.method}/{name}": row.metrics[name].value for row in rows for name in METRICS
         }
+        for part, differences in (gain or {}).items():
+            for name, difference in differences.items():
+                values[f"test/gain/{part}/{name}"] = difference.value
         logger.log_metrics(
             {k: v for k, v in values.items() if v is not None}, step=trainer.global_step
         )
