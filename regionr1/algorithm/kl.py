@@ -10,17 +10,19 @@ from torch import Tensor
 # Below this, what is left of 1 after FULL and REGION is rounding, and its logarithm is noise.
 _LEAST_REST = 1e-6
 _STEEPEST = 10.0
+_HIGHEST = 80.0  # exp of more overflows float32
 
 
 def kl_k3(logp: Tensor, ref_logp: Tensor, old_logp: Tensor | None = None) -> Tensor:
     """Schulman's k3 estimate of KL(pi || pi_ref) for each token (B, G, T), never negative.
 
-    exp(d) - d - 1 with d = ref_logp - logp; average it with `aggregate`, as the loss. Its value is
-    right in the mean but its gradient is that of KL(pi_ref || pi), weighted; times the ratio
-    pi / pi_old the gradient is that of KL(pi || pi_ref) too.
+    k3 is exp(d) - d - 1 with d = ref_logp - logp; average it with `aggregate`, as the loss. Its
+    value is right in the mean but its gradient, 1 - exp(d), is that of KL(pi_ref || pi), weighted;
+    times the ratio pi / pi_old the gradient is that of KL(pi || pi_ref) too.
 
-    Beyond d = 10 it goes on as a straight line. A policy's own samples do not get there, but tokens
-    that a quota dictated do, where exp(d) would overflow.
+    A policy's own samples have a small d, but tokens that a quota chose may have any. Without the
+    ratio, k3 goes on as a straight line beyond d = 10, so that its gradient stays bounded. With the
+    ratio the gradient is -d times the ratio, which needs no bound.
 
     Args:
         logp: (B, G, T) under the policy, with gradient.
@@ -29,8 +31,26 @@ def kl_k3(logp: Tensor, ref_logp: Tensor, old_logp: Tensor | None = None) -> Ten
             `logp.detach()` when that is this policy. None leaves the ratio out.
     """
     gap = ref_logp.detach() - logp
-    steep = gap.clamp(max=_STEEPEST)
-    k3 = steep.expm1() - gap + (gap - steep) * math.exp(_STEEPEST)
+    if old_logp is None:
+        steep = gap.clamp(max=_STEEPEST)
+        return steep.expm1() - gap + (gap - steep) * math.exp(_STEEPEST)
+    # The product rule gives ratio (k3 + 1 - exp(d)), whose large terms cancel to -d: written down
+    # as that, because floating point would lose it and a bounded k3 would turn its sign.
+    slope = (logp - old_logp).exp().detach() * -gap.detach()
+    return k3_value(logp, ref_logp, old_logp) + slope * (logp - logp.detach())
+
+
+@torch.no_grad()
+def k3_value(logp: Tensor, ref_logp: Tensor, old_logp: Tensor | None = None) -> Tensor:
+    """The plain value of k3 (B, G, T), without gradient: what TRL averages into its metric `kl`.
+
+    Args:
+        logp: (B, G, T).
+        ref_logp: (B, G, T).
+        old_logp: (B, G, T); see `kl_k3`.
+    """
+    gap = ref_logp - logp
+    k3 = gap.clamp(max=_HIGHEST).expm1() - gap
     return k3 if old_logp is None else (logp - old_logp).exp() * k3
 
 

@@ -14,7 +14,7 @@ from regionr1.algorithm.decision import (
     expected_reward,
     region_weight,
 )
-from regionr1.algorithm.kl import decision_kl, kl_k3
+from regionr1.algorithm.kl import decision_kl, k3_value, kl_k3
 from regionr1.algorithm.losses import (
     LossShape,
     LossType,
@@ -211,9 +211,9 @@ def step_loss(
     if objective.kl_weight > 0:
         if reference is None:
             raise ValueError("a KL term needs the reference's log-probabilities")
-        kl = _kl(objective, group, now, reference, old or now, tokens.kl if tokens else None)
+        kl, of_kl = _kl(objective, group, now, reference, old or now, tokens.kl if tokens else None)
         loss = loss + objective.kl_weight * kl
-        logged["kl"] = kl.detach()
+        logged |= of_kl
     return loss, logged
 
 
@@ -257,16 +257,19 @@ def _kl(
     reference: Scored,
     old: Scored,
     tokens: Tensor | None,
-) -> Tensor:
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The KL term, and what to log of it: TRL's mean over tokens, whatever averages the loss."""
     exact = objective.decision == "exact"
     old_logp = None if objective.kl == "k3" else old.logp.detach()
+    mask = objective.kl_mask(group)
+    value = k3_value(now.logp, reference.logp, old_logp)
+    logged = {"kl": value.masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)}
     k3 = kl_k3(now.logp, reference.logp, old_logp)
     if exact:
         k3 = k3 * now.log_p_region.exp()[:, None, None]
-    sampled = aggregate(
-        k3, objective.kl_mask(group), objective.averaging, objective.max_completion_length, tokens
-    )
+    sampled = aggregate(k3, mask, objective.averaging, objective.max_completion_length, tokens)
     if not exact and objective.kl != "exact_decision":
-        return sampled
+        return sampled, logged
     # The chain rule: KL of the decision, and of the box as often as there is one.
-    return decision_kl(*now[1:], *reference[1:]).mean() + sampled
+    decision = decision_kl(*now[1:], *reference[1:]).mean()
+    return decision + sampled, logged | {"decision/kl": decision.detach()}

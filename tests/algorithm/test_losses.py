@@ -211,6 +211,41 @@ def test_the_ratio_turns_the_gradient_of_k3_into_that_of_the_kl():
     assert not found[False].allclose(true, rtol=0.1)
 
 
+@given(st.floats(-30, 30), st.floats(-3, 3), st.sampled_from([torch.float32, torch.float64]))
+def test_with_the_ratio_the_gradient_is_that_of_the_plain_formula_at_any_gap(gap, moved, dtype):
+    """No guard bends it: -ratio x gap, pulling towards the reference on either side."""
+    ref_logp = torch.tensor([-0.5], dtype=torch.float64)
+    logp = (ref_logp - gap).requires_grad_()
+    old_logp = logp.detach() - moved
+    plain = (logp - old_logp).exp() * ((ref_logp - logp).exp() - (ref_logp - logp) - 1)
+    plain.backward()
+    true = -math.exp(moved) * gap
+    # What autograd loses of it when terms of that size cancel.
+    lost = 1e-14 * math.exp(moved) * math.exp(abs(gap))
+    assert logp.grad.item() == pytest.approx(true, rel=1e-9, abs=1e-9 + lost)
+
+    ours = logp.detach().to(dtype).requires_grad_()
+    k3 = kl_k3(ours, ref_logp.to(dtype), old_logp.to(dtype))
+    k3.backward()
+    near = {"rel": 1e-4, "abs": 1e-4} if dtype == torch.float32 else {"rel": 1e-9, "abs": 1e-9}
+    assert ours.grad.item() == pytest.approx(true, **near)
+    assert k3.item() == pytest.approx(plain.item(), **near)
+
+
+def test_a_collapsed_decision_is_pulled_back_not_driven_away():
+    """A quota chooses a token at log p = -11.5 in half of the answers: the KL term brings it back,
+    by steps of a bounded size, as Adam's are."""
+    logits = torch.tensor([11.5, 0.0], requires_grad=True)
+    reference = torch.tensor([0.5, 0.5]).log()
+    for _ in range(200):
+        logp = logits.log_softmax(-1)
+        kl = kl_k3(logp, reference, logp.detach()).mean()
+        (gradient,) = torch.autograd.grad(kl, logits)
+        with torch.no_grad():
+            logits -= 0.05 * gradient.sign()
+    assert logits.log_softmax(-1)[1] > -1
+
+
 def test_the_kl_of_the_decision_is_exact():
     policy, reference = torch.tensor([0.5, 0.3, 0.2]).double(), torch.tensor([0.2, 0.3, 0.5])
     reference = reference.double()
