@@ -1,12 +1,40 @@
-"""The one error a user should ever see without a traceback, and its commonest cause."""
+"""The one error a user should ever see without a traceback, its commonest cause, and its way out
+of another process.
+"""
+
+ERROR_LINE = "regionr1: error: "
+"""How the line on stderr begins that ends a command."""
 
 
 class UserError(Exception):
     """Bad input from outside. The message is one sentence: what, where, and the mend."""
 
 
+_IN_A_TRACEBACK = f"{UserError.__module__}.{UserError.__qualname__}: "
+
+
+def sentence(error: Exception) -> str:
+    """Return an error's message on one line, without the traceback of a process it came from."""
+    return " ".join(str(error).rsplit(_IN_A_TRACEBACK, 1)[-1].split())
+
+
+def crossed(error: Exception) -> UserError | None:
+    """Find the user error that another process met in what it sent here.
+
+    Data workers and spawned processes send their traceback as text, in an exception of the same
+    class or of one of their own.
+
+    Args:
+        error: The exception that arrived.
+
+    Returns:
+        The user error with its own sentence; None when the process met something else.
+    """
+    return UserError(sentence(error)) if _IN_A_TRACEBACK in str(error) else None
+
+
 def at_least_one(**values: int) -> None:
-    """Refuses counts below 1.
+    """Refuse counts below 1.
 
     Raises:
         UserError: Naming the first.

@@ -3,40 +3,86 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from regionr1.errors import UserError
 
 _EDGE = 1 << 20
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write a JSON file whole or not at all."""
-    write_whole(path, lambda file: file.write(json.dumps(value, ensure_ascii=False).encode()))
+MEND = "make room, then run the same command again: what is whole is kept"
 
 
-def write_whole(path: Path, write: Callable[[Any], object]) -> None:
-    """Write a file under a temporary name and rename it when it is whole.
+@contextmanager
+def whole_file(path: Path, *also: type[Exception], mend: str = MEND) -> Iterator[Path]:
+    """Give the block a temporary name to write to, and rename the file when the block has ended.
+
+    The bytes are on the disk before the name is, and the folder is made where it is missing. When
+    the block raises, whatever stood under the name before stays.
+
+    Args:
+        path: The file.
+        also: What the writer in the block raises, beside OSError, when it cannot write.
+        mend: What to do when the file cannot be written.
+
+    Yields:
+        The temporary name, in the same folder.
 
     Raises:
         UserError: The disk is full or the folder cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    # A name that no other process, thread or machine uses: several may write the same file.
+    partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
+    errors: tuple[type[Exception], ...] = (OSError, *also)
     try:
-        with partial.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); make room, then run the same "
-            "command again: what is whole is kept."
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except errors as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be written ({reason}); {mend}.") from error
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object], mend: str = MEND) -> None:
+    """Write a file whole or not at all.
+
+    Args:
+        path: The file.
+        write: Writes the content to the file that it is given.
+        mend: What to do when the file cannot be written.
+
+    Raises:
+        UserError: The disk is full or the folder cannot be written.
+    """
+    with whole_file(path, mend=mend) as partial, partial.open("wb") as file:
+        write(file)
+
+
+def write_text(path: Path, text: str, mend: str = MEND) -> None:
+    """Write a UTF-8 file whole or not at all.
+
+    Raises:
+        UserError: The disk is full or the folder cannot be written.
+    """
+    write_whole(path, lambda file: file.write(text.encode()), mend)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file whole or not at all.
+
+    Raises:
+        UserError: The disk is full or the folder cannot be written.
+    """
+    write_text(path, json.dumps(value, ensure_ascii=False))
 
 
 def read_json(path: Path, mend: str) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from checkout import ROOT
 PACKAGE = ROOT / "regionr1"
 ROOMS = (
     *("errors", "files", "config_errors", "hub", "algorithm", "scorers", "data.records"),
-    *("data.images", "data.readers", "data.shards", "data.build", "policy", "evaluation"),
-    *("training", "tracking", "tracking.callbacks", "builtin", "speed", "sweep", "serve", "cli"),
+    *("data.chunks", "data.npy", "data.images", "data.readers", "data.shards", "data.build"),
+    *("policy", "evaluation", "training", "tracking", "tracking.callbacks", "builtin", "speed"),
+    *("sweep", "serve", "cli"),
 )
 
 

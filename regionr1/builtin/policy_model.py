@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -20,6 +21,7 @@ from transformers import (
 from transformers.models.qwen2_vl import Qwen2VLImageProcessorPil
 
 from regionr1.algorithm.answers import FULL_ANSWER, REGION_PREFIX, REGION_SUFFIX
+from regionr1.files import whole_file
 from regionr1.policy.processor import ImageTextProcessor
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
@@ -163,6 +165,5 @@ def save_weights(model: Qwen2_5_VLForConditionalGeneration, folder: Path) -> Non
         for name, value in model.state_dict().items()
         if name != "lm_head.weight"  # tied to the embeddings
     }
-    partial = folder / "model.safetensors.partial"
-    save_file(state, partial, metadata={"format": "pt"})
-    partial.replace(folder / "model.safetensors")
+    with whole_file(folder / "model.safetensors", SafetensorError) as partial:
+        save_file(state, partial, metadata={"format": "pt"})

@@ -10,6 +10,7 @@ from typing import Literal
 from regionr1.data.readers.base import SPLITS
 from regionr1.data.readers.registry import SourceName
 from regionr1.errors import UserError, at_least_one
+from regionr1.files import write_text
 
 
 def embed(
@@ -242,7 +243,7 @@ def inspect(
     report = inspect_source(open_source(source, root, kb, source == "evqa"), read_kb)
     print(report.text())
     if out is not None:
-        _write_whole(out, json.dumps(report.as_dict(), indent=1, ensure_ascii=False) + "\n")
+        write_text(out, json.dumps(report.as_dict(), indent=1, ensure_ascii=False) + "\n")
 
 
 def shards(
@@ -372,15 +373,4 @@ def premise(
     if not any(outcome.method.startswith("reference") for outcome in outcomes):
         print("no query has a reference box, so what cropping could win is not known")
     if out is not None:
-        _write_whole(out, table_json(rows))
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it when it is whole."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}).") from error
+        write_text(out, table_json(rows))

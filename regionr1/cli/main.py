@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from regionr1.errors import UserError
+from regionr1.errors import ERROR_LINE, UserError, sentence
 
 VERBS = ("fit", "validate", "test", "predict")
 COMMANDS = (*VERBS, "data", "sweep", "compare", "export", "upload")
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return dispatch(args)
     except UserError as error:
-        print(f"regionr1: error: {one_line(error)}", file=sys.stderr)
+        print(ERROR_LINE + sentence(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -119,14 +119,3 @@ def dispatch(args: list[str]) -> int:
     if args[0].startswith("-"):
         raise UserError(f"options come after the command, as in `regionr1 fit {args[0]} ...`")
     raise UserError(f"there is no command {args[0]!r}; choose from {', '.join(COMMANDS)}")
-
-
-def one_line(error: UserError) -> str:
-    """The sentence of an error. One that crossed from a data worker carries that worker's traceback
-    around it.
-    """
-    text = str(error)
-    marker = f"{UserError.__module__}.{UserError.__qualname__}: "
-    if marker in text:
-        text = text.rsplit(marker, 1)[1]
-    return " ".join(text.split())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from regionr1.errors import UserError
+from regionr1.files import write_text
 from regionr1.sweep.plan import SweepPlan, read_plan
 from regionr1.sweep.space import Value
 from regionr1.sweep.store import DEFAULT_STORAGE, StudyStore
@@ -201,13 +202,7 @@ def best(
     if out is None:
         print(text, end="")
         return
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(out)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}; choose another --out") from error
+    write_text(out, text, mend="choose another --out")
     configs = " ".join(f"-c {path}" for path in plan.configs)
     print(f"wrote {out}; run it: regionr1 fit {configs} -c {out}")
 

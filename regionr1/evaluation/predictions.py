@@ -1,12 +1,12 @@
 """Predictions as JSON Lines, whole or not at all."""
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from regionr1.errors import UserError
+from regionr1.files import write_whole
 
 
 @dataclass
@@ -62,19 +62,12 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> int:
         UserError: If the folder cannot be written to.
     """
     count = 0
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("w", encoding="utf-8") as out:
-                for prediction in predictions:
-                    out.write(prediction_line(prediction) + "\n")
-                    count += 1
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot write predictions to {path}: {error.strerror}; choose another path"
-        ) from error
+
+    def write(file: BinaryIO) -> None:
+        nonlocal count
+        for prediction in predictions:
+            file.write(f"{prediction_line(prediction)}\n".encode())
+            count += 1
+
+    write_whole(path, write, mend="choose another path for the predictions")
     return count

@@ -7,8 +7,6 @@ taken for another.
 """
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from regionr1.errors import UserError
+from regionr1.files import whole_file
 
 NAME = "features"
 
@@ -103,11 +102,9 @@ class VisionCache:
     def _write(self, key: str, features: Tensor) -> None:
         if self.folder is None:
             return
-        # several workers may write the same image: whole files only ever appear under their name
-        handle, name = tempfile.mkstemp(dir=self.folder, suffix=".part")
-        os.close(handle)
-        save_file({NAME: features.cpu().contiguous()}, name)
-        os.replace(name, self.folder / f"{key}.safetensors")
+        # several workers may write the same image
+        with whole_file(self.folder / f"{key}.safetensors", SafetensorError) as partial:
+            save_file({NAME: features.cpu().contiguous()}, partial)
 
 
 def _key(pixels: Tensor, grid: Tensor, device: torch.device) -> str:

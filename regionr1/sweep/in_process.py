@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable
 from typing import Any
 
-from regionr1.errors import UserError
+from regionr1.errors import UserError, sentence
 from regionr1.sweep.trials import TrialFailed, TrialJob, out_of_memory
 from regionr1.tracking.callbacks.trial import TrialCallback
 from regionr1.tracking.channel import TrialChannel
@@ -27,9 +27,9 @@ class InProcess:
         try:
             self.fit(list(job.arguments), TrialCallback(channel, job.metrics, job.tags, job.params))
         except UserError as error:
-            raise TrialFailed(str(error)) from error
+            raise TrialFailed(sentence(error)) from error
         except Exception as error:  # whatever a training raises fails this trial only
-            reason = " ".join(str(error).split())
+            reason = sentence(error)
             raise TrialFailed(out_of_memory(reason, error) or reason) from error
         finally:
             import torch

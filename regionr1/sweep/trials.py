@@ -15,6 +15,7 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any, Protocol
 
+from regionr1.errors import ERROR_LINE
 from regionr1.tracking.channel import TRIAL_VARIABLE, TrialChannel
 
 STOP_S = 20  # a run that is told to end gets this long before it is killed
@@ -151,5 +152,5 @@ def failure(returncode: int, log: Path) -> str:
         file.seek(max(0, log.stat().st_size - 4000))
         lines = file.read().decode(errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    last = last.removeprefix("regionr1: error: ")
+    last = last.removeprefix(ERROR_LINE)
     return f"{out_of_memory(last) or last or f'exit code {returncode}'} ({log})"

@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from regionr1.errors import UserError
+from regionr1.files import write_json, write_text
 
 AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
 RETRY_S = (5.0, 15.0, 30.0, 60.0)  # between attempts while the server is away
@@ -64,7 +65,7 @@ class Spool:
     def keep(self, record: Mapping[str, Any], source: Path | None = None) -> None:
         """Adds a record, with a copy of the file or folder it speaks of."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / STORE).write_text(json.dumps({"tracking_uri": self.tracking_uri}))
+        write_json(self.folder / STORE, {"tracking_uri": self.tracking_uri})
         record = dict(record)
         if source is not None:
             number = len(list((self.folder / FILES).glob("*")))
@@ -82,7 +83,7 @@ class Spool:
             source = record.get("source")
             client.deliver(record, None if source is None else self.folder / source)
             sent += 1
-            (self.folder / SENT).write_text(str(sent))
+            write_text(self.folder / SENT, str(sent))
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -11,9 +11,9 @@ import torch
 import yaml
 from tiny_command import CONFIG, only_run, run
 
-from regionr1.cli.main import main, one_line
+from regionr1.cli.main import main
 from regionr1.config_errors import explain
-from regionr1.errors import UserError
+from regionr1.errors import UserError, crossed, sentence
 from regionr1.tracking.resume import CHECKPOINT_TAG
 
 
@@ -54,7 +54,9 @@ def test_the_traceback_of_a_data_worker_is_cut_off() -> None:
     text = (
         "Caught UserError in worker 0.\nTraceback ...\nregionr1.errors.UserError: shard 3 is\ncut"
     )
-    assert one_line(UserError(text)) == "shard 3 is cut"
+    assert sentence(UserError(text)) == "shard 3 is cut"
+    assert str(crossed(RuntimeError(text))) == "shard 3 is cut"
+    assert crossed(RuntimeError("Traceback ...\nValueError: shard 3 is\ncut")) is None
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,7 @@ def test_bad_options(config: Path, args, words) -> None:
 def test_an_error_in_a_data_worker_is_one_sentence(config: Path) -> None:
     with pytest.raises(UserError) as caught:
         run("fit", "-c", config, "--data.shards", "broken", "--data.num_workers", 1)
-    assert one_line(caught.value).startswith("shard train-000000.tar is truncated")
+    assert sentence(caught.value).startswith("shard train-000000.tar is truncated")
 
 
 def test_explain_leaves_other_messages_on_one_line() -> None:

@@ -13,12 +13,10 @@ import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import webdataset as wds
 from filelock import FileLock, Timeout
 from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -32,6 +30,7 @@ from regionr1.data.build.embed import (
 )
 from regionr1.data.build.embed_run import EmbedJob, device_of, run_embedding
 from regionr1.data.build.store import EmbeddingStore, unit
+from regionr1.data.chunks import chunks
 from regionr1.data.readers.registry import SourceName, open_source
 from regionr1.data.shards.index import (
     AddedScorer,
@@ -39,11 +38,12 @@ from regionr1.data.shards.index import (
     ShardIndex,
     check_shards,
     verify_index,
+    write_tar,
 )
 from regionr1.data.shards.samples import ShardSample, decode_sample, encode_embeddings
 from regionr1.data.shards.stream import Slice, read_slice
 from regionr1.errors import UserError
-from regionr1.files import file_sha256, read_json, write_json, write_whole
+from regionr1.files import file_sha256, read_json, write_json
 from regionr1.scorers.base import Scorer
 from regionr1.scorers.load import load_scorer
 
@@ -227,15 +227,13 @@ class _Writer:
         """Write one tar; returns how many samples have a positive first by the full image."""
         full_first = 0
 
-        def write(file: Any) -> None:
+        def encoded() -> Iterator[dict[str, Any]]:
             nonlocal full_first
-            with wds.TarWriter(file, encoder=False, mtime=0) as tar:
-                for sample, candidates, full in self._embedded(index, number):
-                    best = int(np.argmax(candidates @ full))
-                    full_first += sample.labels[best]
-                    tar.write({"__key__": sample.key, **encode_embeddings(candidates, full)})
+            for sample, candidates, full in self._embedded(index, number):
+                full_first += sample.labels[int(np.argmax(candidates @ full))]
+                yield {"__key__": sample.key, **encode_embeddings(candidates, full)}
 
-        write_whole(path, write)
+        write_tar(path, encoded())
         return full_first
 
     def _embedded(
@@ -245,7 +243,7 @@ class _Writer:
         part = Slice(number, 0, index.shards[number].samples)
         stream = read_slice(self.shards, index, part)
         with ThreadPoolExecutor(DECODE_THREADS) as threads:
-            while chunk := list(islice(stream, self.batch_size)):
+            for chunk in chunks(stream, self.batch_size):
                 samples = list(threads.map(lambda raw: decode_sample(*raw), chunk))
                 vectors = self.scorer.embed_images([sample.image for sample in samples])
                 full = unit(as_finite_array(vectors, [sample.key for sample in samples]))

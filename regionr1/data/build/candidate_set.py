@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from regionr1.data.npy import map_npy, to_npy
 from regionr1.data.shards.index import ShardIndex
 from regionr1.data.shards.stream import Slice, read_slice
 from regionr1.files import write_whole
@@ -48,11 +49,11 @@ class Pooled:
     @classmethod
     def load(cls, path: Path) -> Pooled:
         """The set that `save` wrote."""
-        return cls(np.load(path, allow_pickle=False))
+        return cls(map_npy(path, "add the scorer again"))
 
     def save(self, path: Path) -> None:
         """Write the set, whole or not at all."""
-        write_whole(path, lambda file: np.save(file, self.digests, allow_pickle=False))
+        write_whole(path, lambda file: file.write(to_npy(self.digests)))
 
     def __len__(self) -> int:
         return len(self.digests)

@@ -25,6 +25,7 @@ from regionr1.data.build.store_writer import (
     open_for_writing,
     write_parts,
 )
+from regionr1.data.chunks import chunks
 from regionr1.data.images import open_image
 from regionr1.data.readers.base import Source
 from regionr1.data.records import Entity, Query, SkipReport
@@ -290,8 +291,7 @@ def _embed_part(
             return error
 
     with ThreadPoolExecutor(DECODE_THREADS) as threads:
-        for start in range(0, len(items), batch_size):
-            batch = items[start : start + batch_size]
+        for batch in chunks(items, batch_size):
             good: list[tuple[Item, Image.Image]] = []
             for item, result in zip(batch, threads.map(decode, batch), strict=True):
                 if not isinstance(result, UserError):

@@ -13,7 +13,7 @@ from regionr1.data.build.candidate_set import Pooled
 from regionr1.data.build.embed import EmbedOptions, embed_kb, embed_queries
 from regionr1.data.build.store_writer import StoreDtype
 from regionr1.data.readers.registry import SourceName, open_source
-from regionr1.errors import UserError, at_least_one
+from regionr1.errors import UserError, at_least_one, crossed
 from regionr1.scorers.load import load_scorer
 
 if TYPE_CHECKING:
@@ -77,10 +77,7 @@ def run_embedding(job: EmbedJob, devices: int = 1, accelerator: str = "auto") ->
     try:
         fabric.launch(_embed_rank, job)  # type: ignore[arg-type]
     except ProcessRaisedException as error:
-        marker = f"{UserError.__module__}.{UserError.__qualname__}: "
-        if marker in str(error):
-            raise UserError(str(error).rsplit(marker, 1)[1].strip()) from error
-        raise
+        raise crossed(error) or error from error
 
 
 def _embed_rank(fabric: Fabric, job: EmbedJob) -> None:

@@ -17,6 +17,7 @@ from regionr1.data.build.embed import DECODE_THREADS, query_of
 from regionr1.data.build.imported import NO_RESULT
 from regionr1.data.build.pools import Pools
 from regionr1.data.build.store import EmbeddingStore
+from regionr1.data.chunks import chunks
 from regionr1.data.images import encoded_for_shard, open_image, read_image_bytes
 from regionr1.data.records import Query, SkipReport
 from regionr1.data.shards.samples import ShardSample, encode_sample
@@ -86,8 +87,7 @@ def encode_queries(split: SplitWork, kb: EmbeddingStore, root: Path) -> Iterator
         ThreadPoolExecutor(DECODE_THREADS) as threads,
         tqdm(total=len(order), desc=f"write {split.name}", unit="query", disable=None) as bar,
     ):
-        for start in range(0, len(order), CHUNK):
-            rows = list(order[start : start + CHUNK])
+        for rows in chunks(order, CHUNK):
             queries = [query_of(*split.queries.row(row), root) for row in rows]
             full = split.queries.vectors(rows)
             opened = threads.map(_open_query, queries)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import faiss
 import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from regionr1.data.build.store import EmbeddingStore
+from regionr1.data.chunks import chunks
+from regionr1.data.npy import map_npy
 from regionr1.errors import UserError
-from regionr1.files import read_json, write_json
+from regionr1.files import read_json, whole_file, write_json, write_whole
 
 INDEX_MEND = "build it with `regionr1 data index`"
 POOL_MEND = "make it with `regionr1 data pool`"
@@ -68,14 +70,8 @@ def build_index(kb: EmbeddingStore, work: Path, kind: str = "auto") -> str:
         for block in kb.blocks():
             index.add(np.ascontiguousarray(block))
             bar.update(len(block))
-    partial = work / ".index.faiss.partial"
-    try:
+    with whole_file(path, RuntimeError) as partial:
         faiss.write_index(index, str(partial))
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"{path}: cannot be written ({error}); make room.") from error
-    finally:
-        partial.unlink(missing_ok=True)
     write_json(about, header)
     return kind
 
@@ -162,8 +158,8 @@ def search_pools(
     index = open_index(kb, work)
 
     def found() -> Iterator[np.ndarray]:
-        for start in range(0, len(queries), BATCH):
-            full = queries.vectors(range(start, min(start + BATCH, len(queries))))
+        for rows in chunks(range(len(queries)), BATCH):
+            full = queries.vectors(rows)
             yield index.search(np.ascontiguousarray(full), k)[1]
 
     return write_pools(work, split, found(), len(queries), k, header)
@@ -199,23 +195,17 @@ def write_pools(
     """
     path, about = pool_paths(work, split)
     about.unlink(missing_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+
+    def write(file: BinaryIO) -> None:
         # Not through a memory map, where a full disk ends the process instead of raising.
-        with (
-            partial.open("wb") as file,
-            tqdm(total=n_queries, desc=f"pool {split}", unit="query", disable=None) as bar,
-        ):
-            shape = {"descr": "<i8", "fortran_order": False, "shape": (n_queries, k)}
-            np.lib.format.write_array_header_1_0(file, shape)
-            for block in found:
-                file.write(np.ascontiguousarray(block, dtype="<i8").tobytes())
-                bar.update(len(block))
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error}); make room.") from error
-    finally:
-        partial.unlink(missing_ok=True)
+        shape = {"descr": "<i8", "fortran_order": False, "shape": (n_queries, k)}
+        np.lib.format.write_array_header_1_0(file, shape)
+        for block in found:
+            file.write(np.ascontiguousarray(block, dtype="<i8").tobytes())
+            bar.update(len(block))
+
+    with tqdm(total=n_queries, desc=f"pool {split}", unit="query", disable=None) as bar:
+        write_whole(path, write)
     write_json(about, header)
     return open_pools(work, split)
 
@@ -228,11 +218,7 @@ def open_pools(work: Path, split: str) -> Pools:
     """
     path, about = pool_paths(work, split)
     header = read_json(about, POOL_MEND)
-    try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: missing or damaged ({error}); {POOL_MEND}.") from error
-    return Pools(rows, header["k"], header)
+    return Pools(map_npy(path, POOL_MEND), header["k"], header)
 
 
 def _kept(work: Path, split: str, header: dict[str, Any]) -> Pools | None:

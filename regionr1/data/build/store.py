@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from regionr1.data.npy import map_npy
 from regionr1.errors import UserError
 from regionr1.files import read_json
 
@@ -128,11 +129,5 @@ class EmbeddingStore:
     def _part(self, number: int) -> np.ndarray:
         if number not in self._parts:
             path = part_path(self.folder, number, "npy")
-            try:
-                array = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
-                raise UserError(
-                    f"{path}: missing or damaged ({error}); remove the folder and embed again."
-                ) from error
-            self._parts[number] = array
+            self._parts[number] = map_npy(path, "remove the folder and embed again")
         return self._parts[number]

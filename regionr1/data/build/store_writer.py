@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,9 +13,11 @@ from typing import Any, Literal
 import numpy as np
 
 from regionr1.data.build.store import part_path
+from regionr1.data.chunks import chunks
+from regionr1.data.npy import map_npy, to_npy
 from regionr1.data.records import SkipReport
 from regionr1.errors import UserError
-from regionr1.files import read_json, write_json, write_whole
+from regionr1.files import read_json, whole_file, write_json, write_whole
 
 StoreDtype = Literal["float32", "float16"]
 
@@ -112,7 +112,7 @@ def write_parts(
         UserError: The disk is full, or an item cannot be embedded.
     """
     number = 0
-    for chunk in _chunks(items, part_size):
+    for chunk in chunks(items, part_size):
         mine = number % world_size == rank
         if mine and not _is_written(folder, number, digest := items_digest(chunk)):
             _write_part(folder, number, embed(chunk), digest, dtype)
@@ -125,7 +125,7 @@ def _write_part(folder: Path, number: int, part: Part, digest: str, dtype: Store
     lines = "".join(
         json.dumps([item.owner, item.data], ensure_ascii=False) + "\n" for item in part.items
     )
-    vectors = _npy(part.vectors.astype(dtype))
+    vectors = to_npy(part.vectors.astype(dtype))
     write_whole(part_path(folder, number, "npy"), lambda file: file.write(vectors))
     write_whole(part_path(folder, number, "jsonl"), lambda file: file.write(lines.encode()))
     counts = {"items": digest, "rows": len(part.items), "skipped": part.skipped.as_dict()}
@@ -160,7 +160,7 @@ def finish(
             total.add(reason, "", n)
     dim = next(
         (
-            np.load(part_path(folder, n, "npy"), mmap_mode="r").shape[1]
+            map_npy(part_path(folder, n, "npy"), "embed again").shape[1]
             for n, summary in enumerate(summaries)
             if summary["rows"]
         ),
@@ -177,7 +177,7 @@ def finish(
 
 def planned_items(items: Iterable[Item], part_size: int) -> str:
     """Digest of the items that a store would have, without embedding any."""
-    return join_digests(items_digest(chunk) for chunk in _chunks(items, part_size))
+    return join_digests(items_digest(chunk) for chunk in chunks(items, part_size))
 
 
 def join_digests(digests: Iterable[str]) -> str:
@@ -206,9 +206,7 @@ def _is_written(folder: Path, part: int, digest: str) -> bool:
 
 
 def _write_rows(folder: Path, n_parts: int, entities: Iterable[str]) -> dict[str, int]:
-    path, partial = folder / "rows.sqlite", folder / f".rows.sqlite.partial-{os.getpid()}"
-    partial.unlink(missing_ok=True)
-    try:
+    with whole_file(folder / "rows.sqlite", sqlite3.OperationalError) as partial:
         db = sqlite3.connect(partial)
         db.execute("PRAGMA journal_mode = OFF")  # a half-built table is thrown away anyway
         db.execute("CREATE TABLE rows (row INTEGER PRIMARY KEY, owner TEXT, data TEXT)")
@@ -227,11 +225,6 @@ def _write_rows(folder: Path, n_parts: int, entities: Iterable[str]) -> dict[str
         n_owners = db.execute("SELECT count(DISTINCT owner) FROM rows").fetchone()[0]
         db.commit()
         db.close()
-        partial.replace(path)
-    except (OSError, sqlite3.OperationalError) as error:
-        raise UserError(f"{path}: cannot be written ({error}); make room.") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return {"entities": n_entities, "owners": n_owners}
 
 
@@ -243,20 +236,3 @@ def _numbered_rows(folder: Path, n_parts: int) -> Iterator[tuple[int, str, str]]
                 owner, data = json.loads(line)
                 yield row, owner, data
                 row += 1
-
-
-def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    chunk: list[Item] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
-def _npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()

@@ -6,12 +6,12 @@ Python dictionaries would take gigabytes in every process.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from regionr1.errors import UserError
+from regionr1.files import whole_file
 
 SUFFIX = ".regionr1-index"
 IN_MEMORY_BELOW = 64 << 20
@@ -69,32 +69,17 @@ class KeyIndex:
         found = self._db.execute("SELECT value FROM t WHERE key = ?", (key,)).fetchone()
         return None if found is None else found[0]
 
-    def key_at(self, position: int) -> str | None:
-        """The key at a position of the file, from 0; None beyond its end."""
-        found = self._db.execute("SELECT key FROM t WHERE position = ?", (position,)).fetchone()
-        return None if found is None else found[0]
-
     def keys(self) -> Iterator[str]:
         """Every key in file order."""
         for (key,) in self._db.execute("SELECT key FROM t ORDER BY position"):
             yield key
 
     def _build(self, path: Path, read: Callable[[], Iterable[tuple[str, str]]], stamp: str) -> None:
-        # A name of its own per process: ranks that build at the same time do not meet.
-        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-        partial.unlink(missing_ok=True)
-        try:
+        mend = f"it is the index of {self.what}: make room, or the folder writable"
+        with whole_file(path, sqlite3.OperationalError, mend=mend) as partial:
             self._db = _connect(partial, "rwc")
             self._fill(read(), stamp)
             self._db.close()
-            partial.replace(path)
-        except (OSError, sqlite3.OperationalError) as error:
-            raise UserError(
-                f"{path}: the index of {self.what} cannot be written ({error}); make room or the "
-                "folder writable."
-            ) from error
-        finally:
-            partial.unlink(missing_ok=True)
 
     def _fill(self, entries: Iterable[tuple[str, str]], stamp: str) -> None:
         db = self._db

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from regionr1.data.readers.json_object import scan_object
 from regionr1.data.readers.key_index import KeyIndex
 from regionr1.data.readers.tables import resolve_inside
 from regionr1.errors import UserError
+from regionr1.files import whole_file
 
 OVEN_EXTENSIONS = (".jpg", ".JPEG", ".jpeg", ".png", ".JPG", ".webp")
 _CATEGORY = re.compile(r"(?:^|/)(\d{5})_")
@@ -107,28 +107,23 @@ class InatImages:
 
 def _write_names(coco: Path, names: Path) -> None:
     """Write ``{id: file_name}`` of a COCO file's images, streaming it."""
-    partial = names.with_name(f".{names.name}.partial-{os.getpid()}")
-    n = 0
     try:
-        with coco.open("rb") as file, partial.open("w", encoding="utf-8") as out:
-            out.write("{")
+        with coco.open("rb") as file, whole_file(names) as partial, partial.open("w") as out:
+            before = "{"
             for image in ijson.items(file, "images.item"):
                 pair = f"{json.dumps(str(image['id']))}: {json.dumps(image['file_name'])}"
-                out.write((",\n" if n else "") + pair)
-                n += 1
+                out.write(before + pair)
+                before = ",\n"
+            if before == "{":
+                raise UserError(f"{coco}: no list 'images'; this is no COCO file of iNaturalist.")
             out.write("}\n")
-        if n == 0:
-            raise UserError(f"{coco}: no list 'images'; this is no COCO file of iNaturalist.")
-        partial.replace(names)
     except (ijson.JSONError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise UserError(
             f"{coco}: not a COCO file with images of 'id' and 'file_name' "
             f"({_first_line(error)}), perhaps a truncated download; fetch it again."
         ) from error
     except OSError as error:
-        raise UserError(f"{names}: cannot be written ({error.strerror}).") from error
-    finally:
-        partial.unlink(missing_ok=True)
+        raise UserError(f"{coco}: cannot be read ({error.strerror}).") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -10,16 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import webdataset as wds
 
 from regionr1.data.shards.location import Location, Remote, read_bytes, url_of
 from regionr1.errors import UserError
-from regionr1.files import file_sha256, write_whole
+from regionr1.files import file_sha256, write_text, write_whole
 
 FORMAT = "regionr1-shards"
 VERSION = 1
@@ -141,7 +142,7 @@ class ShardIndex:
         record["pool_recall"] = main.pool_recall
         record["full_cond_recall_at_1"] = main.full_cond_recall_at_1
         text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-        write_whole(index_path(folder, self.split), lambda file: file.write(text.encode()))
+        write_text(index_path(folder, self.split), text)
 
 
 def index_path(folder: Path, split: str) -> Path:
@@ -302,39 +303,30 @@ def write_shards(
     Returns:
         The tars written, with their hashes.
     """
-    names: list[str] = []
-    counts: list[int] = []
-    for chunk in _runs(samples, samples_per_shard):
-        name = f"{split}-{len(names):06d}.tar"
-        n = 0
-        with (
-            (folder / name).open("wb") as file,
-            wds.TarWriter(file, encoder=False, mtime=0) as tar,
-        ):
-            for sample in chunk:
+    shards: list[ShardFile] = []
+    stream = iter(samples)
+    for first in stream:
+        path = folder / f"{split}-{len(shards):06d}.tar"
+        # Streamed into the file: a shard's images are never all in memory.
+        n = write_tar(path, chain([first], islice(stream, samples_per_shard - 1)))
+        shards.append(ShardFile(path.name, n, file_sha256(path), path.stat().st_size))
+    return shards
+
+
+def write_tar(path: Path, samples: Iterable[dict[str, Any]]) -> int:
+    """Write encoded samples as one tar, whole or not at all, and return how many there were.
+
+    Raises:
+        UserError: The disk is full or the folder cannot be written.
+    """
+    n = 0
+
+    def write(file: BinaryIO) -> None:
+        nonlocal n
+        with wds.TarWriter(file, encoder=False, mtime=0) as tar:
+            for sample in samples:
                 tar.write(sample)
                 n += 1
-        names.append(name)
-        counts.append(n)
-    return [
-        ShardFile(name, n, file_sha256(folder / name), (folder / name).stat().st_size)
-        for name, n in zip(names, counts, strict=True)
-    ]
 
-
-def _runs(samples: Iterable[dict[str, Any]], size: int) -> Iterator[Iterator[dict[str, Any]]]:
-    """Cut a stream into consecutive runs without holding one in memory."""
-    iterator = iter(samples)
-    for first in iterator:
-        yield _run(first, iterator, size)
-
-
-def _run(
-    first: dict[str, Any], rest: Iterator[dict[str, Any]], size: int
-) -> Iterator[dict[str, Any]]:
-    yield first
-    for _ in range(size - 1):
-        sample = next(rest, None)
-        if sample is None:
-            return
-        yield sample
+    write_whole(path, write)
+    return n

@@ -7,24 +7,19 @@ hold the last two only.
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass
-from threading import Lock
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from regionr1.data.images import open_image
+from regionr1.data.npy import from_npy, to_npy
 from regionr1.data.records import Box
 from regionr1.errors import UserError
 
 EMBEDDINGS = ("candidates.npy", "full.npy")
-
-# NumPy reads headers by ast.literal_eval, which on Python 3.11 fails now and then in threads:
-# a garbage collection inside one parse lets another begin, and they share one count of depth.
-_PARSING = Lock()
 
 
 @dataclass(slots=True)
@@ -98,7 +93,8 @@ def encode_sample(sample: ShardSample, image_extension: str, image_bytes: bytes)
 
 def encode_embeddings(candidates: np.ndarray, full: np.ndarray) -> dict[str, bytes]:
     """The two files of a sample that depend on the scorer: (K, D) and (D,)."""
-    return dict(zip(EMBEDDINGS, map(_npy_bytes, (candidates, full)), strict=True))
+    arrays = (to_npy(np.asarray(array, np.float32)) for array in (candidates, full))
+    return dict(zip(EMBEDDINGS, arrays, strict=True))
 
 
 def with_embeddings(raw: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
@@ -121,10 +117,7 @@ def decode_sample(raw: dict[str, Any], where: str) -> ShardSample:
     try:
         image_bytes = raw["query.jpg"] if "query.jpg" in raw else raw["query.png"]
         record = json.loads(raw["json"])
-        with _PARSING:
-            candidates, full = (
-                np.load(io.BytesIO(raw[name]), allow_pickle=False) for name in EMBEDDINGS
-            )
+        candidates, full = (from_npy(raw[name]) for name in EMBEDDINGS)
         box = record["reference_box_px"]
         sample = ShardSample(
             key=raw["__key__"],
@@ -154,9 +147,3 @@ def decode_sample(raw: dict[str, Any], where: str) -> ShardSample:
     if sample.image.size != (record["width"], record["height"]):
         raise UserError(f"{where}: image size differs from its record; rebuild the shards.")
     return sample
-
-
-def _npy_bytes(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(array, dtype=np.float32), allow_pickle=False)
-    return buffer.getvalue()

@@ -23,7 +23,7 @@ from regionr1.data.shards.batch import QueryBatch, collate
 from regionr1.data.shards.index import ShardFile, ShardIndex, mend
 from regionr1.data.shards.location import Location, Remote, url_of
 from regionr1.data.shards.samples import ShardSample, decode_sample, with_embeddings
-from regionr1.errors import UserError
+from regionr1.errors import UserError, crossed
 
 StartMethod = Literal["fork", "spawn", "forkserver"]
 
@@ -35,13 +35,6 @@ class Slice:
     shard: int
     start: int
     stop: int
-
-
-@dataclass(frozen=True, slots=True)
-class StreamFailure:
-    """A user error met inside a worker; raised again, unwrapped, in the main process."""
-
-    message: str
 
 
 def consumer_range(total: int, consumer: int, consumers: int) -> tuple[int, int]:
@@ -71,7 +64,7 @@ def plan_slices(
     return slices
 
 
-class ShardStream(IterableDataset[QueryBatch | StreamFailure]):
+class ShardStream(IterableDataset[QueryBatch]):
     """Batches of one rank, read by any number of workers.
 
     Args:
@@ -108,20 +101,17 @@ class ShardStream(IterableDataset[QueryBatch | StreamFailure]):
         self.seed = seed
         self.first_pass = 0
 
-    def __iter__(self) -> Iterator[QueryBatch | StreamFailure]:
+    def __iter__(self) -> Iterator[QueryBatch]:
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         batch: list[ShardSample] = []
-        try:
-            for sample in self._samples(self.rank * workers + worker, self.world_size * workers):
-                batch.append(sample)
-                if len(batch) == self.batch_size:
-                    yield collate(batch, self.index.k)
-                    batch = []
-            if batch:
+        for sample in self._samples(self.rank * workers + worker, self.world_size * workers):
+            batch.append(sample)
+            if len(batch) == self.batch_size:
                 yield collate(batch, self.index.k)
-        except UserError as error:
-            yield StreamFailure(str(error))
+                batch = []
+        if batch:
+            yield collate(batch, self.index.k)
 
     def n_batches(self, num_workers: int) -> int:
         """Batches of this rank in one finite pass."""
@@ -232,7 +222,7 @@ def read_batches(
     Raises:
         UserError: Whatever one of the processes met, as the one sentence it was there.
     """
-    loader: DataLoader[QueryBatch | StreamFailure] = DataLoader(
+    loader: DataLoader[QueryBatch] = DataLoader(
         stream,
         batch_size=None,
         num_workers=num_workers,
@@ -241,10 +231,10 @@ def read_batches(
         # Its own generator: worker seeding must not advance the global one that rollouts use.
         generator=torch.Generator(),
     )
-    for item in loader:
-        if isinstance(item, StreamFailure):
-            raise UserError(item.message)
-        yield item
+    try:
+        yield from loader
+    except UserError as error:
+        raise crossed(error) or error from error
 
 
 def _identity(item: Any) -> Any:

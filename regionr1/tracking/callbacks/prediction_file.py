@@ -1,6 +1,5 @@
 """`regionr1 predict` writes one JSONL file, whatever the number of processes."""
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from regionr1.errors import UserError
 from regionr1.evaluation.predictions import Prediction, write_predictions
+from regionr1.files import write_text
 
 
 class PredictionFile(Callback):
@@ -66,8 +66,7 @@ class PredictionFile(Callback):
                 return
             lines = [part.read_text(encoding="utf-8") for part in parts]
             count = sum(text.count("\n") for text in lines)
-            parts[0].write_text("".join(lines), encoding="utf-8")
-            os.replace(parts[0], self.path)
-            for part in parts[1:]:
+            write_text(self.path, "".join(lines), mend="name another predictions.path")
+            for part in parts:
                 part.unlink()
         print(f"wrote {count} predictions to {self.path}")

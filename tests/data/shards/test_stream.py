@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from regionr1.data.shards.index import load_index
-from regionr1.data.shards.stream import ShardStream, plan_slices
+from regionr1.data.shards.stream import ShardStream, plan_slices, read_batches
+from regionr1.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +76,9 @@ def test_training_passes_cover_all_ranks(shards, workers) -> None:
 def test_more_workers_than_samples(few_shards) -> None:
     index = load_index(few_shards, "train")
     stream = ShardStream(few_shards, index, 1, rank=0, world_size=9, endless=True)
-    (failure,) = list(stream)
-    assert "8 train samples cannot feed 9 loader workers" in failure.message
+    for workers in (0, 1):
+        with pytest.raises(UserError, match=r"^\S+: 8 train samples cannot feed .* use fewer\.$"):
+            list(read_batches(stream, workers, "fork"))
     evaluation = [ShardStream(few_shards, index, 1, rank=r, world_size=9) for r in range(9)]
     assert sum(len(list(stream)) for stream in evaluation) == 8
 
