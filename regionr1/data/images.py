@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import io
-import struct
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from regionr1.errors import UserError
 
 MAX_PIXELS = 80_000_000
 """Images above this many pixels are refused: decoding one would take over 240 MB."""
 
-# What Pillow's decoders raise on broken files (its own errors derive from OSError).
-_DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    Image.DecompressionBombError,
-)
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""The formats that are opened, by Pillow's names. Others run programs (EPS starts Ghostscript) or
+are decoders that few people use and nobody attacks but on purpose."""
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read_image_bytes(path: Path, where: str) -> bytes:
@@ -60,7 +64,7 @@ def open_image(source: Path | bytes, where: str, max_pixels: int = MAX_PIXELS) -
     data = source if isinstance(source, bytes) else read_image_bytes(source, where)
     name = f"image {source}" if isinstance(source, Path) else "image"
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise UserError(
@@ -68,10 +72,14 @@ def open_image(source: Path | bytes, where: str, max_pixels: int = MAX_PIXELS) -
                     f"{max_pixels:,}; shrink it first."
                 )
             return upright_rgb(image)
-    except _DECODE_ERRORS as error:
-        # str(error) of an unidentified image names a BytesIO object, which helps nobody.
-        unknown = isinstance(error, Image.UnidentifiedImageError)
-        reason = "not an image format that Pillow knows" if unknown else str(error)
+    except (UserError, MemoryError):
+        raise
+    except Image.UnidentifiedImageError as error:  # its text names a BytesIO object
+        raise UserError(
+            f"{where}: {name} cannot be decoded (none of {', '.join(FORMATS)}); replace it."
+        ) from error
+    except Exception as error:  # decoders of damaged bytes raise whatever they stumble over
+        reason = str(error) or type(error).__name__
         raise UserError(f"{where}: {name} cannot be decoded ({reason}); replace it.") from error
 
 
@@ -100,18 +108,42 @@ def encoded_for_shard(data: bytes, image: Image.Image) -> tuple[str, bytes]:
 def upright_rgb(image: Image.Image) -> Image.Image:
     """What the scorer and the policy see, which is what a viewer shows.
 
-    EXIF orientation is applied, transparency is laid on white and 16-bit greys are scaled to 8
-    bits.
+    EXIF orientation is applied, transparency is laid on white, 16-bit greys are scaled to 8 bits,
+    and so are floats, which TIFF files hold in 0..1 or in 0..255.
+
+    Raises:
+        ValueError: Values of a float image are negative or no numbers.
     """
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    turn = _UPRIGHT.get(_orientation(image))
+    if turn is not None:
+        image = image.transpose(turn)
     if image.mode.startswith("I") or image.mode == "F":
-        # Pillow clips 16-bit values at 255 instead of scaling them: a white image.
+        # Pillow clips what is above 255 instead of scaling it, and cuts fractions to black.
         values = np.asarray(image, dtype=np.float32)
-        scale = 255.0 / 65535.0 if values.max(initial=0.0) > 255.0 else 1.0
-        levels = np.clip(values * scale, 0, 255).astype(np.uint8)
-        return Image.fromarray(levels).convert("RGB")
+        if not np.isfinite(values).all() or values.min(initial=0.0) < 0:
+            raise ValueError("its values are negative or no numbers")
+        most = values.max(initial=0.0)
+        if most > 255.0:
+            values = values * (255.0 / max(65535.0, most))
+        elif image.mode == "F" and most <= 1.0:
+            values = values * 255.0
+        return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> object:
+    """The EXIF orientation, 1 to 8; None where there is none that can be read.
+
+    Only this tag is looked at: other tags of a wrong type, which some editors write, are nothing
+    to a viewer, and `ImageOps.exif_transpose` would fail on them.
+    """
+    try:
+        value = image.getexif().get(_ORIENTATION)
+    except Exception:  # a damaged EXIF block, which viewers pass over
+        return None
+    return value if isinstance(value, int) else None

@@ -6,7 +6,9 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
 
 from regionr1.data.images import encoded_for_shard, open_image
 from regionr1.errors import UserError
@@ -41,6 +43,70 @@ def test_exif_orientation_is_applied() -> None:
     exif[0x0112] = 6
     data = encoded(Image.new("RGB", (30, 10)), "JPEG", exif=exif)
     assert open_image(data, "k").size == (10, 30)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_every_orientation_is_applied_as_pillow_does(orientation: int, format: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (16, 24, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(pixels), format, exif=exif)
+    with Image.open(io.BytesIO(data)) as image:
+        upright = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    assert np.array_equal(np.asarray(open_image(data, "k")), upright)
+
+
+def test_an_exif_tag_of_a_wrong_type_is_nothing_to_a_viewer() -> None:
+    """Orientation 6, and XResolution as text, as some editors write it."""
+    entries = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0) + struct.pack("<HHII", 0x011A, 2, 8, 38)
+    tiff = b"II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4) + b"72.0dpi\0"
+    data = encoded(Image.new("RGB", (30, 10)), "JPEG", exif=b"Exif\0\0" + tiff)
+    assert open_image(data, "k").size == (10, 30)
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0", b"nonsense"])
+def test_a_damaged_exif_block_is_passed_over(exif: bytes) -> None:
+    assert open_image(encoded(Image.new("RGB", (30, 10)), "JPEG", exif=exif), "k").size == (30, 10)
+
+
+@pytest.mark.parametrize("most", [1.0, 255.0, 65535.0])
+def test_float_images_are_grey_not_black(most: float) -> None:
+    values = np.array([[0.0, most / 2, most]], dtype=np.float32)
+    image = open_image(encoded(Image.fromarray(values), "TIFF"), "k")
+    assert [image.getpixel((x, 0))[0] for x in range(3)] == [0, 127, 255]
+
+
+@pytest.mark.parametrize("bad", [-0.5, np.nan, np.inf])
+def test_float_images_of_no_grey_are_refused(bad: float) -> None:
+    data = encoded(Image.fromarray(np.array([[bad]], dtype=np.float32)), "TIFF")
+    with pytest.raises(UserError, match="k: image cannot be decoded .*negative or no numbers"):
+        open_image(data, "k")
+
+
+@pytest.mark.parametrize("format", ["EPS", "DDS", "TGA", "ICO"])
+def test_only_named_formats_are_opened(format: str) -> None:
+    with pytest.raises(UserError, match="k: image cannot be decoded .none of JPEG.*; replace it"):
+        open_image(encoded(Image.new("RGB", (16, 16)), format), "k")
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    format=st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"]),
+    flips=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=8),
+    kept=st.floats(0.2, 1.0),
+)
+def test_damaged_bytes_are_an_image_or_one_sentence(format, flips, kept) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (12, 9, 3), dtype=np.uint8)
+    data = bytearray(encoded(Image.fromarray(pixels), format))
+    for place, value in flips:
+        data[int(place * (len(data) - 1))] = value
+    try:
+        image = open_image(bytes(data[: int(kept * len(data))]), "k")
+    except UserError as error:
+        assert str(error).startswith("k: image ")
+    else:
+        assert image.mode == "RGB"
 
 
 def test_a_huge_image_is_refused_from_its_header() -> None:
