@@ -3,19 +3,49 @@
 import csv
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests go first: begun last, one of them would keep a single core busy at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+class Made:
+    """What several tests start from, made once for all processes of a test run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def once(self, name: str, make: Callable[[Path], object]) -> Path:
+        """The path of that name; the process that asks first makes it, the others wait."""
+        path, done = self.folder / name, self.folder / f"{name}.made"
+        with FileLock(self.folder / f"{name}.lock"):
+            if not done.exists():
+                make(path)
+                done.touch()
+        return path
 
 
 @pytest.fixture(scope="session")
-def migrated_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Made:
+    """A folder of this test run; `pytest -n` gives each worker a base folder inside the run's."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "made"
+    folder.mkdir(exist_ok=True)
+    return Made(folder)
+
+
+@pytest.fixture(scope="session")
+def migrated_db(made: Made) -> Path:
     """An MLflow database with its schema in place: migrating one takes seconds, copying it none."""
     from regionr1.tracking.logger import prepare_store
 
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    prepare_store(f"sqlite:///{path}")
-    return path
+    return made.once("mlflow.db", lambda path: prepare_store(f"sqlite:///{path}"))
 
 
 @pytest.fixture
@@ -29,28 +59,30 @@ def workspace(tmp_path: Path, migrated_db: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture(scope="session")
-def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_policy(made: Made) -> Path:
     """The folder of an untrained policy of a few thousand weights."""
     from tiny_policy import build_tiny_policy
 
-    return build_tiny_policy(tmp_path_factory.mktemp("tiny-policy"))
+    return made.once("tiny-policy", build_tiny_policy)
 
 
 @pytest.fixture(scope="session")
-def builtin_benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def builtin_benchmark(made: Made) -> Path:
     """A small built-in benchmark as written; copy it before changing anything."""
     from regionr1.builtin.benchmark import write_benchmark
 
-    out = tmp_path_factory.mktemp("builtin") / "raw"
-    write_benchmark(out, train=24, val=8, test=10)
-    return out
+    return made.once("builtin", lambda out: write_benchmark(out, train=24, val=8, test=10))
 
 
 @pytest.fixture(scope="session")
-def small_benchmark(builtin_benchmark: Path) -> Path:
+def small_benchmark(made: Made, builtin_benchmark: Path) -> Path:
     """The same with a knowledge base of about 60 pages, which is embedded quickly."""
-    out = builtin_benchmark.with_name("small")
-    shutil.copytree(builtin_benchmark, out)
+    return made.once("small", lambda out: shrink(builtin_benchmark, out))
+
+
+def shrink(benchmark: Path, out: Path) -> None:
+    """Writes the same queries with the pages they ask for and every ninth other."""
+    shutil.copytree(benchmark, out)
     asked = {
         row["wikipedia_url"]
         for split in ("train", "val", "test")
@@ -65,14 +97,11 @@ def small_benchmark(builtin_benchmark: Path) -> Path:
     for url, name in mapping.items():
         if url not in images:
             (out / name).unlink()
-    return out
 
 
 @pytest.fixture(scope="session")
-def builtin_shards(small_benchmark: Path) -> Path:
+def builtin_shards(made: Made, small_benchmark: Path) -> Path:
     """Its shards by the scorer `pixels`, which is quick; copy them before changing anything."""
     from regionr1.cli.data import shards
 
-    out = small_benchmark.with_name("shards")
-    shards(small_benchmark, out, scorer="pixels", k=60)
-    return out
+    return made.once("shards", lambda out: shards(small_benchmark, out, scorer="pixels", k=60))
