@@ -1,13 +1,20 @@
 """Shared fixtures."""
 
 import csv
+import functools
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import docstring_parser
 import pytest
 from filelock import FileLock
+
+# Most of the time in which a command line is built goes into docstrings, the same ones every time:
+# 1.9 s of a core for `regionr1 fit`, 0.4 s with what was read before.
+docstring_parser.parse = functools.cache(docstring_parser.parse)
+docstring_parser.parse_from_object = functools.cache(docstring_parser.parse_from_object)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

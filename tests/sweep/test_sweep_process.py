@@ -142,14 +142,14 @@ def test_a_run_ends_when_its_sweep_is_killed(tmp_path: Path) -> None:
     """Otherwise it would go on beside the worker that takes its trial up."""
     (tmp_path / "run.py").write_text(RUN)
     sweep = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import sys; sys.path[:0] = sys.argv[1:]\n"
         "from test_sweep_process import Channel\n"
         "from regionr1.sweep.trials import FreshProcess, TrialJob\n"
         "from pathlib import Path\n"
         "job = TrialJob(['sleeps'], ['x'], {'sweep.trial': '0'}, {}, Path('log'))\n"
         "FreshProcess(None, (sys.executable, 'run.py'))(job, Channel())\n"
     )
-    command = [sys.executable, "-c", sweep, str(TESTS)]
+    command = [sys.executable, "-c", sweep, str(TESTS), str(Path(__file__).parent)]
     worker = subprocess.Popen(command, cwd=tmp_path)
     log = tmp_path / "log"
     try:
