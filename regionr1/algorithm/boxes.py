@@ -211,11 +211,12 @@ class CropPrior:
         return self.encouragement * max(0.0, 1.0 - step / self.encouragement_steps)
 
     def penalty(self, box_unit: Tensor, image_hw: Size = (1, 1)) -> Tensor:
-        """The paper's eta(b), 0..1 (...,): 0 for a sound box, 1 for one with no area in the image.
+        """eta(b) of our own reward, 0..1 (...,): 0 for a sound box, 1 for one without area.
 
-        Between the two it grows with how far the box falls short of `min_area` or exceeds
-        `max_aspect`, whichever is worse, so that a group of bad boxes still tells better from
-        worse.
+        The area is that inside the image. The paper's eta(b) (Eq. 5) is for boxes without area
+        only; here, between the two, it grows with how far the box falls short of `min_area` or
+        exceeds `max_aspect`, whichever is worse, so that a group of bad boxes still tells better
+        from worse.
 
         Args:
             box_unit: Boxes (..., 4) before clamping and padding; NaN (no box) gives NaN.

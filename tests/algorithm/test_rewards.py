@@ -156,8 +156,8 @@ def test_mistakes_of_the_caller_are_refused():
 
 def test_the_releases_reward():
     parts = reward([REGION, REGION, FULL, INVALID], [FIRST, FOURTH, THIRD, THIRD], weights=RELEASE)
-    paper = total(reward([REGION], [FIRST])).item()
-    assert total(parts)[0].tolist() == pytest.approx([5 * paper, -0.25, 0.0, 0.0])
+    deltas = total(reward([REGION], [FIRST])).item()
+    assert total(parts)[0].tolist() == pytest.approx([5 * deltas, -0.25, 0.0, 0.0])
 
 
 def test_the_release_takes_garbage_for_full_and_never_adds_the_encouragement():
@@ -176,7 +176,18 @@ def test_the_releases_box_without_area():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"mrr": -1.0}, {"margin": math.nan}, {"variant": "ours"}, {"positive": "first"}]
+    "wrong",
+    [
+        {"mrr": -1.0},
+        {"margin": math.nan},
+        {"malformed": -1.0},
+        {"variant": "ours"},
+        {"positive": "first"},
+        {"full_correct": 0.2, "variant": "paper"},
+        {"positive": "mean", "variant": "paper"},
+        {"full_correct": 0.2, "variant": "release"},
+        {"positive": "max", "variant": "release"},
+    ],
 )
 def test_senseless_weights_are_refused(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
