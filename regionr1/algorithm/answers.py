@@ -1,13 +1,15 @@
-"""The answer grammar: what the policy may write, and the one reading of anything it does write.
+"""Answers: what the policy may write, and the one reading of anything it does write.
 
-An answer is FULL (`NO_CROP_NEEDED`), REGION (`{"bbox_2d": [x1, y1, x2, y2]}`, bare or inside a
-`<tool_call>`) or INVALID. INVALID is an outcome of its own: garbage is never taken for FULL.
+An answer is FULL, REGION or INVALID, in one of the forms that an `AnswerForm` describes. INVALID is
+an outcome of its own: garbage is never taken for FULL. The short form here is ours:
+`NO_CROP_NEEDED`, or `{"bbox_2d": [x1, y1, x2, y2]}`, bare or inside a `<tool_call>`. The paper's is
+in `regionr1.algorithm.paper_answer`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -49,49 +51,81 @@ class Action(NamedTuple):
     reason: str = ""
 
 
+class AnswerForm(NamedTuple):
+    """One way of writing both answers.
+
+    Attributes:
+        full: The FULL answer.
+        region_prefix: The REGION answer up to its first number.
+        region_suffix: The REGION answer after its last number.
+        read: Reads an answer, without the reasoning before it, as one action; never raises.
+    """
+
+    full: str
+    region_prefix: str
+    region_suffix: str
+    read: Callable[[str], Action]
+
+    def region(self, box_seen: Sequence[int]) -> str:
+        """The canonical REGION answer for four integers in the model's own frame."""
+        x1, y1, x2, y2 = (int(value) for value in box_seen)
+        return f"{self.region_prefix}{x1}, {y1}, {x2}, {y2}{self.region_suffix}"
+
+    def parse(self, text: str) -> Action:
+        """Reads any string as exactly one action; never raises.
+
+        Only what follows the last `</think>` counts.
+        """
+        answer = text.rpartition("</think>")[2]
+        if "<think>" in answer:
+            return invalid("the reasoning never ends")
+        return self.read(answer)
+
+
 def format_region(box_seen: Sequence[int]) -> str:
-    """The canonical REGION answer for four integers in the model's own frame."""
-    x1, y1, x2, y2 = (int(value) for value in box_seen)
-    return f"{REGION_PREFIX}{x1}, {y1}, {x2}, {y2}{REGION_SUFFIX}"
+    """The short form's REGION answer for four integers in the model's own frame."""
+    return SHORT.region(box_seen)
 
 
 def parse_answer(text: str) -> Action:
-    """Reads any string as exactly one action; never raises.
-
-    Only what follows the last `</think>` counts. Words around the answer are allowed; two answers
-    are not.
-    """
-    answer = text.rpartition("</think>")[2]
-    if "<think>" in answer:
-        return _invalid("the reasoning never ends")
-    says_full = FULL_ANSWER in answer
-    boxes = answer.count(_KEY)
-    if says_full and boxes:
-        return _invalid("both NO_CROP_NEEDED and a box")
-    if says_full:
-        return Action(Decision.FULL)
-    if boxes == 0:
-        return _invalid("neither NO_CROP_NEEDED nor a box")
-    if boxes > 1:
-        return _invalid("more than one box")
-    return _parse_box(answer)
+    """Reads any string in the short form; words around the answer are allowed, two answers not."""
+    return SHORT.parse(text)
 
 
-def _parse_box(answer: str) -> Action:
-    found = _BOX.search(answer)
-    if found is None:
-        return _invalid("the box is not a complete JSON list")
-    numbers = [_NUMBER.fullmatch(part) for part in found[1].split(",")]
-    values = [float(number[1]) for number in numbers if number is not None]
-    if len(numbers) != 4 or len(values) != 4:
-        return _invalid("the box is not four numbers")
+def read_box(values: Sequence[float]) -> Action:
+    """REGION of four numbers that the model wrote, INVALID where they are no box."""
+    if len(values) != 4:
+        return invalid("the box is not four numbers")
     if any(abs(value) > MAX_COORDINATE for value in values):
-        return _invalid("a coordinate is beyond any image")
-    x1, y1, x2, y2 = values
+        return invalid("a coordinate is beyond any image")
+    x1, y1, x2, y2 = (float(value) for value in values)
     if x2 <= x1 or y2 <= y1:
-        return _invalid(NO_AREA)
+        return invalid(NO_AREA)
     return Action(Decision.REGION, (x1, y1, x2, y2))
 
 
-def _invalid(reason: str) -> Action:
+def invalid(reason: str) -> Action:
+    """An answer that cannot be read, and why."""
     return Action(Decision.INVALID, None, reason)
+
+
+def _read_short(answer: str) -> Action:
+    says_full = FULL_ANSWER in answer
+    boxes = answer.count(_KEY)
+    if says_full and boxes:
+        return invalid("both NO_CROP_NEEDED and a box")
+    if says_full:
+        return Action(Decision.FULL)
+    if boxes == 0:
+        return invalid("neither NO_CROP_NEEDED nor a box")
+    if boxes > 1:
+        return invalid("more than one box")
+    found = _BOX.search(answer)
+    if found is None:
+        return invalid("the box is not a complete JSON list")
+    numbers = [_NUMBER.fullmatch(part) for part in found[1].split(",")]
+    values = [float(number[1]) for number in numbers if number is not None]
+    return read_box(values if len(values) == len(numbers) else ())
+
+
+SHORT = AnswerForm(FULL_ANSWER, REGION_PREFIX, REGION_SUFFIX, _read_short)

@@ -25,7 +25,7 @@ from regionr1.policy.prompt import Prompt, build_prompt, process, seen_sizes
 from regionr1.policy.reasoning import with_reasoning
 from regionr1.policy.rollout import Rollouts, read_rollouts
 from regionr1.policy.self_check import check_path
-from regionr1.policy.tokens import FREE, answer_tokens
+from regionr1.policy.tokens import FORMS, FREE, FormName, answer_tokens
 from regionr1.policy.vision_cache import VisionCache
 
 
@@ -57,6 +57,10 @@ class CropPolicy(LightningModule):
             decision is made; it is not trained. A prompt that asks for reasoning, without this,
             has every answer reason for itself, which `decision: on_policy` trains.
         prompt: The user's message; `{question}` is replaced.
+        system: A system message before it; none where empty.
+        answer: How answers are written: `short`, `NO_CROP_NEEDED` or `{"bbox_2d": [...]}`; or
+            `paper`, a JSON object with a decision and a tool call (Region-R1, table 10; see
+            `regionr1.algorithm.paper_answer`). The prompt must ask for what is chosen here.
         dtype: Of the frozen weights: float32, bfloat16, float16 or auto.
         quantization: `nf4` keeps the language model's frozen weights in 4 bits, computed in dtype
             (needs bitsandbytes). Run on CPU with untrained models only, never on a GPU.
@@ -93,6 +97,8 @@ class CropPolicy(LightningModule):
         grammar: bool = False,
         reasoning_tokens: int = 0,
         prompt: str = "{question}",
+        system: str = "",
+        answer: FormName = "short",
         dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32",
         quantization: Quantization = "none",
         attn_implementation: str = "sdpa",
@@ -107,6 +113,8 @@ class CropPolicy(LightningModule):
             raise UserError(f"temperature must be above 0, not {temperature}")
         if "{question}" not in prompt:
             raise UserError(f"prompt must hold {{question}}: {prompt!r}")
+        if answer not in FORMS:
+            raise UserError(f"answer must be one of {', '.join(FORMS)}, not {answer!r}")
         if reasoning_tokens < 0:
             raise UserError(f"reasoning_tokens must be at least 0, not {reasoning_tokens}")
         if gradient_checkpointing and logprob_path == "two_pass":
@@ -120,7 +128,11 @@ class CropPolicy(LightningModule):
         self.processor = load_processor(source, revision, family.processor)
         self.tokenizer = self.processor.tokenizer
         self.tokens = answer_tokens(
-            self.tokenizer, base.config, base.generation_config.eos_token_id, grammar
+            self.tokenizer,
+            base.config,
+            base.generation_config.eos_token_id,
+            grammar,
+            FORMS[answer],
         )
         needed = max(len(self.tokens.full), len(self.tokens.region) + 1)
         if self.tokens.grammar is not None:
@@ -151,6 +163,8 @@ class CropPolicy(LightningModule):
             )
         self.frame = family.frame
         self.prompt = prompt
+        self.system = system
+        self.form = FORMS[answer]
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
         self.reasoning_tokens = reasoning_tokens
@@ -177,7 +191,7 @@ class CropPolicy(LightningModule):
     def encode(self, images: Sequence[Image.Image], questions: Sequence[str]) -> Prompt:
         """Process B images and questions; a frozen tower sees them here, once per query."""
         with self.stage("processor"):
-            inputs = process(self.processor, images, questions, self.prompt)
+            inputs = process(self.processor, images, questions, self.prompt, self.system)
         with self.stage("vision"):
             seen_hw = seen_sizes(self.processor, inputs)
             return build_prompt(self.base, inputs, seen_hw, self.vision)
@@ -341,6 +355,7 @@ class CropPolicy(LightningModule):
             (plan[:, : done.ids.shape[1]] != FREE).unflatten(0, shape),
             (log_p_full.exp(), log_p_region.exp()),
             None if done.states is None else done.states.unflatten(0, shape),
+            self.form,
         )
         rollouts.prefix = kept if keep_prefill else None
         rollouts.reasoning = reasoning

@@ -1,10 +1,11 @@
 """The answer grammar over one tokenizer's ids: where there is a choice, and what follows by itself.
 
-An answer is `NO_CROP_NEEDED` or `{"bbox_2d": [x1, y1, x2, y2]}` and the end token. Of the some 30
-tokens of a box, those of the numbers are chosen; the rest is scaffolding that the grammar forces.
-Decoding therefore samples at choices only and feeds a choice and all that it forces as one block
-(jump-ahead decoding). A choice is made among the allowed tokens alone, and its probability is taken
-over these alone, in sampling and in the loss.
+An answer is FULL or REGION in the policy's `AnswerForm`, such as `NO_CROP_NEEDED` or
+`{"bbox_2d": [x1, y1, x2, y2]}`, and the end token. Of the some 30 tokens of such a box, those of
+the numbers are chosen; the rest is scaffolding that the grammar forces. Decoding therefore samples
+at choices only and feeds a choice and all that it forces as one block (jump-ahead decoding). A
+choice is made among the allowed tokens alone, and its probability is taken over these alone, in
+sampling and in the loss.
 
 A number is one token where the tokenizer has every number from 0 to 999 as a token; elsewhere it is
 spelled by digits, without leading zeros, and ends where the next separator is chosen or at as many
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 
-from regionr1.algorithm.answers import REGION_PREFIX, REGION_SUFFIX, format_region
+from regionr1.algorithm.answers import SHORT, AnswerForm
 from regionr1.errors import UserError
 
 END = -1
@@ -95,7 +96,11 @@ class AnswerGrammar:
 
 
 def answer_grammar(
-    tokenizer: PreTrainedTokenizerBase, full: Sequence[int], region: Sequence[int], shared: int
+    tokenizer: PreTrainedTokenizerBase,
+    full: Sequence[int],
+    region: Sequence[int],
+    shared: int,
+    form: AnswerForm = SHORT,
 ) -> AnswerGrammar:
     """Compile the grammar.
 
@@ -104,6 +109,7 @@ def answer_grammar(
         full: Tokens of the FULL answer with the end token.
         region: Tokens of the REGION answer up to its first number.
         shared: How many tokens both begin with.
+        form: How the answers are written.
 
     Raises:
         UserError: The tokenizer spells numbers in another way, or joins them with what is around.
@@ -112,7 +118,7 @@ def answer_grammar(
     def spell(text: str) -> list[int]:
         return tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    separator, suffix = spell(SEPARATOR), [*spell(REGION_SUFFIX), full[-1]]
+    separator, suffix = spell(SEPARATOR), [*spell(form.region_suffix), full[-1]]
     numbers = [spell(str(n)) for n in range(1000)]
     single = all(len(ids) == 1 for ids in numbers)
     parts = [spell(str(n)) for n in _PROBE]
@@ -122,8 +128,8 @@ def answer_grammar(
     )
     if (
         not (single or by_digits)
-        or spell(format_region(_PROBE)) != [*region, *joined, *suffix[:-1]]
-        or spell(REGION_PREFIX) != list(region)
+        or spell(form.region(_PROBE)) != [*region, *joined, *suffix[:-1]]
+        or spell(form.region_prefix) != list(region)
     ):
         raise UserError(
             f"{tokenizer.name_or_path}: the tokenizer does not spell boxes number by number or "

@@ -58,7 +58,11 @@ class Prompt:
 
 
 def process(
-    processor: ProcessorMixin, images: Sequence[Image.Image], questions: Sequence[str], prompt: str
+    processor: ProcessorMixin,
+    images: Sequence[Image.Image],
+    questions: Sequence[str],
+    prompt: str,
+    system: str = "",
 ) -> dict[str, Tensor]:
     """Run the image processor and the tokenizer once per query.
 
@@ -67,6 +71,7 @@ def process(
         images: B images.
         questions: B questions.
         prompt: The user's message; `{question}` is replaced.
+        system: A system message before it; none where empty.
 
     Returns:
         input_ids, attention_mask, mm_token_type_ids (B, P) left-padded, pixel_values,
@@ -81,9 +86,11 @@ def process(
     for index, question in enumerate(questions):
         if processor.image_token in question or processor.video_token in question:
             raise UserError(f"question {index} holds a vision token ({question!r}): remove it")
+    before = [{"role": "system", "content": [{"type": "text", "text": system}]}] if system else []
     texts = [
         processor.apply_chat_template(
             [
+                *before,
                 {
                     "role": "user",
                     "content": [
@@ -91,7 +98,7 @@ def process(
                         # replace, not format: prompts hold JSON braces
                         {"type": "text", "text": prompt.replace("{question}", question)},
                     ],
-                }
+                },
             ],
             tokenize=False,
             add_generation_prompt=True,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from regionr1.algorithm.answers import Action, Decision, parse_answer
+from regionr1.algorithm.answers import SHORT, Action, AnswerForm, Decision
 from regionr1.algorithm.boxes import CoordFrame
 from regionr1.policy.prefix import Prefix
 from regionr1.policy.prompt import Prompt
@@ -67,6 +67,7 @@ def read_rollouts(
     dictated: Tensor,
     decision_probabilities: tuple[Tensor, Tensor],
     states: Tensor | None = None,
+    form: AnswerForm = SHORT,
 ) -> Rollouts:
     """Read what was decoded.
 
@@ -79,8 +80,9 @@ def read_rollouts(
         dictated: (B, G, T) bool, where the plan named a token.
         decision_probabilities: pi(FULL) and pi(REGION), each (B,).
         states: (B, G, T) states of the grammar, if there is one.
+        form: How the answers are written.
     """
-    texts, actions = read_answers(tokenizer, completion_ids, mask)
+    texts, actions = read_answers(tokenizer, completion_ids, mask, form)
     decision, boxes_unit = boxes_from_actions(actions, frame, prompt.seen_hw)
     return Rollouts(
         prompt=prompt,
@@ -99,7 +101,10 @@ def read_rollouts(
 
 
 def read_answers(
-    tokenizer: PreTrainedTokenizerBase, completion_ids: Tensor, mask: Tensor
+    tokenizer: PreTrainedTokenizerBase,
+    completion_ids: Tensor,
+    mask: Tensor,
+    form: AnswerForm = SHORT,
 ) -> tuple[list[list[str]], list[list[Action]]]:
     """Texts and actions of (B, G, T) completions, as B lists of G."""
     group = completion_ids.shape[1]
@@ -110,7 +115,7 @@ def read_answers(
         clean_up_tokenization_spaces=False,
     )
     grouped = [texts[i : i + group] for i in range(0, len(texts), group)]
-    return grouped, [[parse_answer(text) for text in row] for row in grouped]
+    return grouped, [[form.parse(text) for text in row] for row in grouped]
 
 
 def boxes_from_actions(

@@ -1,16 +1,20 @@
 """Token ids of the two answers: what is forced, what ends a completion, what may not be sampled."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from regionr1.algorithm.answers import FULL_ANSWER, REGION_PREFIX, Decision
+from regionr1.algorithm.answers import SHORT, AnswerForm, Decision
+from regionr1.algorithm.paper_answer import PAPER
 from regionr1.errors import UserError
 from regionr1.policy.grammar import AnswerGrammar, answer_grammar
 
 FREE = -1
+FormName = Literal["short", "paper"]
+FORMS: dict[FormName, AnswerForm] = {"short": SHORT, "paper": PAPER}
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ def answer_tokens(
     config: PretrainedConfig,
     further_ends: int | list[int] | None,
     grammar: bool = False,
+    form: AnswerForm = SHORT,
 ) -> AnswerTokens:
     """Read the ids from a tokenizer and a Qwen2.5-VL config.
 
@@ -86,6 +91,7 @@ def answer_tokens(
         config: The policy's config.
         further_ends: Ids that also end a completion, as a generation config gives them.
         grammar: Restrict answers to the grammar.
+        form: How the answers are written.
 
     Raises:
         UserError: No end or padding token, or the two answers cannot be told apart.
@@ -93,8 +99,8 @@ def answer_tokens(
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     if eos is None or pad is None:
         raise UserError(f"{tokenizer.name_or_path}: the tokenizer needs an eos and a pad token")
-    full = (*tokenizer(FULL_ANSWER, add_special_tokens=False)["input_ids"], eos)
-    region = tuple(tokenizer(REGION_PREFIX, add_special_tokens=False)["input_ids"])
+    full = (*tokenizer(form.full, add_special_tokens=False)["input_ids"], eos)
+    region = tuple(tokenizer(form.region_prefix, add_special_tokens=False)["input_ids"])
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in (*full, *region):
         raise UserError(f"{tokenizer.name_or_path}: the tokenizer cannot spell the two answers")
     if all(a == b for a, b in zip(full, region, strict=False)):
@@ -117,4 +123,6 @@ def answer_tokens(
     tokens = AnswerTokens(full, region, torch.tensor(ends), pad, banned)
     if not grammar:
         return tokens
-    return replace(tokens, grammar=answer_grammar(tokenizer, full, region, len(tokens.shared)))
+    return replace(
+        tokens, grammar=answer_grammar(tokenizer, full, region, len(tokens.shared), form)
+    )

@@ -39,7 +39,9 @@ def inference(args: argparse.Namespace, policy: CropPolicy, device: torch.device
         evaluator.policy(batch, force_region=True)  # with a crop: the longer of the two answers
 
     def plain() -> None:
-        inputs = process(policy.processor, batch.images, batch.questions, policy.prompt)
+        inputs = process(
+            policy.processor, batch.images, batch.questions, policy.prompt, policy.system
+        )
         policy.base.generate(
             **{name: value.to(device) for name, value in inputs.items()},
             do_sample=False,
