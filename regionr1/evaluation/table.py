@@ -1,9 +1,10 @@
 """The test table: one row per method, every number with its 95% interval.
 
 Recall is of entities, after removing duplicates from the ranking (EchoSight's rule), over all
-queries, pool positive or not; CondR@K divides by the queries whose pool holds a positive. MRR and
-NDCG are of candidates as listed, as in the paper's release. An INVALID answer is a miss in all of
-them: it is never scored as the full image.
+queries, pool positive or not; CondR@K, K = 1, 5, 10, divides by the queries whose pool holds a
+positive (Region-R1, arXiv 2604.05268, Eq. 10). MRR and NDCG are of candidates as listed, as in the
+release of Region-R1. An INVALID answer is a miss in all of them: it is never scored as the full
+image.
 """
 
 import math

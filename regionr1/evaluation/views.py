@@ -21,7 +21,9 @@ from regionr1.policy.rollout import Rollouts
 from regionr1.scorers.reranker import BoxPx, RewardReranker
 
 CENTRE = (0.25, 0.25, 0.75, 0.75)
-RANDOM_SIDES = (0.3, 0.7)
+RANDOM_SIDES = (0.3, 0.7)  # of a random box where the policy has none to be as large as
+
+BoxUnit = tuple[float, float, float, float]
 
 
 @dataclass
@@ -93,7 +95,7 @@ class Evaluator:
         methods = {
             "full": full,
             "centre": self.boxes(batch, [CENTRE] * len(batch)),
-            "random": self.boxes(batch, [random_box(key) for key in batch.keys]),
+            "random": self.boxes(batch, self._random_boxes(batch, region.crops_px)),
             "warm_start": self.policy(batch, use_adapter=False),
             "warm_start_region": self.policy(batch, force_region=True, use_adapter=False),
             "policy": self.policy(batch),
@@ -160,6 +162,18 @@ class Evaluator:
             for b in range(len(batch))
         ]
 
+    def _random_boxes(self, batch: QueryBatch, crops: list[BoxPx | None]) -> list[BoxUnit]:
+        """For each query a box as large as the policy's crop, where it has one, at another place.
+
+        The areas of the paper's random crop follow the learned policy's too. With the size given,
+        the row tells what the place is worth.
+        """
+        sizes = zip(batch.keys, crops, batch.widths, batch.heights, strict=True)
+        return [
+            random_box(key, None if crop is None else _sides(crop, width, height))
+            for key, crop, width, height in sizes
+        ]
+
     def _views(
         self,
         batch: QueryBatch,
@@ -190,13 +204,24 @@ class Evaluator:
         return Views(decisions, crops, scores, ranks, gains, rankings, overlaps, p_full)
 
 
-def random_box(key: str) -> tuple[float, float, float, float]:
-    """A box of the unit square that depends on the query's key alone, the same on every run."""
+def random_box(key: str, sides: tuple[float, float] | None = None) -> BoxUnit:
+    """A box of the unit square at a place that depends on the query's key alone.
+
+    Args:
+        key: Key of the query.
+        sides: Width and height, 0 to 1; None draws both between RANDOM_SIDES, by the key too.
+    """
     generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
     low, high = RANDOM_SIDES
-    w, h = (low + (high - low) * torch.rand(2, generator=generator)).tolist()
+    drawn = (low + (high - low) * torch.rand(2, generator=generator)).tolist()
+    w, h = sides or drawn
     x, y = torch.rand(2, generator=generator).tolist()
     return x * (1 - w), y * (1 - h), x * (1 - w) + w, y * (1 - h) + h
+
+
+def _sides(crop: BoxPx, width: int, height: int) -> tuple[float, float]:
+    left, top, right, bottom = crop
+    return (right - left) / width, (bottom - top) / height
 
 
 def _outcomes(batch: QueryBatch, method: str, views: Views) -> list[Outcome]:

@@ -19,7 +19,7 @@ from regionr1.scorers.base import Scorer
 from regionr1.scorers.square import Fit, fit_square, pixels_of
 
 NATIVE = ("clip", "siglip", "siglip2")
-Text = Literal["none", "weighted", "release_sum"]
+Text = Literal["none", "weighted", "sum"]
 _EDGE = 1 << 20
 
 
@@ -40,8 +40,9 @@ class HubScorer(Scorer):
         dtype: Of weights and computation.
         fit: How an image becomes the encoder's square: `pad`, `squash` or `center_crop`.
         text: What a candidate's text adds to its image: `none`; `weighted` adds the two unit
-            vectors by `text_weight`; `release_sum` adds them unnormalised, as the release of
-            Region-R1 does.
+            vectors by `text_weight`; `sum` adds the features before they are normalised, as
+            Region-R1 (arXiv 2604.05268, Eq. 3 and appendix B) and its release do. A candidate
+            without text is its image alone.
         text_weight: Share of the text, 0 to 1, when `weighted`.
         batch_size: Images per forward pass.
 
@@ -117,7 +118,7 @@ class HubScorer(Scorer):
         told = [i for i, text in enumerate(texts) if text and self.text != "none"]
         if told:  # a candidate without text is its image, whatever comes with it
             words = self._text_features([texts[i] for i in told])
-            if self.text == "release_sum":
+            if self.text == "sum":
                 features[told] += words
             else:
                 seen, words = normalize(features[told], dim=-1), normalize(words, dim=-1)

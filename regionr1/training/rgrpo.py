@@ -59,7 +59,8 @@ class RGRPO(LightningModule):
             always takes the decision's exactly.
         decision: Who decides between FULL and REGION in a group. `exact` dictates REGION to all,
             looks FULL's reward up and differentiates the decision itself; `balanced` dictates
-            crop_prior.region_share of them (the paper); `on_policy` lets the policy sample.
+            crop_prior.region_share of them (the paper's decision-balanced group sampling);
+            `on_policy` lets the policy sample.
         balanced_correction: Weigh a balanced group by what the policy would have decided, so that
             its gradient is the policy's own. Sets baseline and scale_rewards aside.
         region_floor: Least weight of the box part under `exact`, which is pi(REGION) otherwise. A
@@ -68,11 +69,13 @@ class RGRPO(LightningModule):
         crop_prior: What is known about crops before learning: the share of REGION, limits of
             shape, padding, and an encouragement that decays.
         reward: Weights of the reward's parts.
-        scale_rewards: Divide advantages by the standard deviation of the `group`, of the `batch`
-            (of all ranks), or by nothing (`none`, as the paper's release).
+        scale_rewards: Divide advantages by the standard deviation of the `group` (the paper's
+            Eq. 9), of the `batch` (of all ranks), or by nothing (`none`, as the paper's release).
         baseline: What a reward is compared with: the group's `mean`, or `leave_one_out`, which
             `exact` always takes.
-        stratified: Share of the advantage taken among rollouts of the same decision only.
+        stratified: Share of the advantage taken among rollouts of the same decision only. The
+            paper's "conditional on d" can be read both ways: 0 is Eq. 9 as written, over the whole
+            group; 1 takes mean and deviation within each decision's own rollouts.
         loss_type: The loss, by TRL's names. Left out: `luspo` (token sums, the objective's own
             gradient) for `exact` and balanced_correction, `grpo` (token means) otherwise. With
             another one `exact` weighs the box part by it, and the decision as ever.

@@ -1,4 +1,4 @@
-"""Learning rate schedule of the paper: linear warm-up, then half a cosine down to zero."""
+"""Learning rate: linear warm-up, then half a cosine to zero (Region-R1, appendix B)."""
 
 import math
 from typing import Any

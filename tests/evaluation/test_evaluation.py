@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 from evqa_files import COLOURS, ColourScorer
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from written_policy import FULL, GREEN, NONSENSE, RED, SQUARE_PX, colour_batch, module, written
 
@@ -225,3 +227,21 @@ def test_a_random_box_depends_on_the_key_alone() -> None:
         assert 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1
         assert 0.3 - 1e-6 <= x2 - x1 <= 0.7 + 1e-6 and 0.3 - 1e-6 <= y2 - y1 <= 0.7 + 1e-6
     assert sum(x1 + x2 for x1, _, x2, _ in boxes) / 400 == pytest.approx(0.5, abs=0.05)
+
+
+@given(st.text(), st.floats(0.01, 1), st.floats(0.01, 1))
+def test_a_random_box_has_the_size_asked_for(key, width, height) -> None:
+    x1, y1, x2, y2 = random_box(key, (width, height))
+    assert (x2 - x1, y2 - y1) == pytest.approx((width, height))
+    assert min(x1, y1) >= 0 and max(x2, y2) <= 1 + 1e-9
+    assert random_box(key, (width, height)) == (x1, y1, x2, y2)
+
+
+def test_random_crops_are_as_large_as_the_policys(found) -> None:
+    for gold in ("red", "green"):  # the policy, forced, crops 48 x 48 of 128 x 128 pixels
+        x1, y1, x2, y2 = found["random", gold].box_unit
+        # whole pixels are cut, outward
+        assert 0.375 <= x2 - x1 <= 0.375 + 1 / 128 and 0.375 <= y2 - y1 <= 0.375 + 1 / 128
+    assert found["policy_region", "purple"].box_unit is None  # no size to follow
+    x1, _, x2, _ = found["random", "purple"].box_unit
+    assert 0.3 <= x2 - x1 <= 0.7 + 2 / 128

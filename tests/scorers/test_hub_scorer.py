@@ -1,11 +1,12 @@
 """CLIP, SigLIP, SigLIP2 and remote-code encoders as scorers."""
 
+import numpy as np
 import pytest
 import torch
 from evqa_files import ColourScorer
 from hub_models import moved, save_encoder
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModel
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPModel
 
 from regionr1.errors import UserError
 from regionr1.scorers.hub import HubScorer
@@ -74,16 +75,29 @@ def test_candidate_texts(folders, kind) -> None:
     ours, others = (words.embed_candidates(side, texts) for side in (images, images[::-1]))
     assert torch.allclose(ours[:2], others[:2], atol=1e-6)
     # without a text a candidate is its image, also among others that have one
-    for wording in (half, words, scorer(folders, kind, text="release_sum")):
+    for wording in (half, words, scorer(folders, kind, text="sum")):
         assert torch.allclose(wording.embed_candidates(images, texts)[2], alone[2], atol=1e-6)
 
 
-def test_the_releases_sum_is_not_normalised_first(folders) -> None:
-    model = scorer(folders, "clip", text="release_sum")
-    images, texts = pictures(), ["a bird", "a tower", "a bridge"]
-    raw = model._image_features(images) + model._text_features(texts)
-    expected = torch.nn.functional.normalize(raw, dim=-1)
-    assert torch.allclose(model.embed_candidates(images, texts), expected, atol=1e-6)
+def test_eq_3_features_are_added_before_they_are_normalised(folders) -> None:
+    """Region-R1's Eq. 3, computed by transformers alone."""
+    model = scorer(folders, "clip", text="sum")
+    clip = CLIPModel.from_pretrained(folders["clip"]).eval()
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (3, model.side, model.side, 3), np.uint8)  # nothing to resize
+    images, texts = [Image.fromarray(each) for each in pixels], ["a bird", "a tower", "a bridge"]
+    prepared = AutoImageProcessor.from_pretrained(folders["clip"])(images, return_tensors="pt")
+    words = AutoTokenizer.from_pretrained(folders["clip"])(
+        texts, padding="max_length", return_tensors="pt",
+        max_length=clip.config.text_config.max_position_embeddings,
+    )  # fmt: skip
+    with torch.no_grad():
+        seen = clip.get_image_features(**prepared).pooler_output
+        read = clip.get_text_features(**words).pooler_output
+    expected = (seen + read) / (seen + read).norm(dim=-1, keepdim=True)
+    found = model.embed_candidates(images, texts)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert not torch.allclose(seen.norm(dim=-1), read.norm(dim=-1), rtol=0.05)  # so order matters
     half = scorer(folders, "clip", text="weighted").embed_candidates(images, texts)
     assert not torch.allclose(half, expected, atol=1e-3)
     no_text = model.embed_candidates(images, ["", "", ""])
@@ -101,7 +115,7 @@ def test_fingerprint_is_all_that_decides_an_embedding(folders, tmp_path) -> None
         scorer(folders, "clip", dtype="bfloat16").fingerprint(),
         scorer(folders, "clip", text="weighted").fingerprint(),
         scorer(folders, "clip", text="weighted", text_weight=0.25).fingerprint(),
-        scorer(folders, "clip", text="release_sum").fingerprint(),
+        scorer(folders, "clip", text="sum").fingerprint(),
         HubScorer(str(save_encoder(tmp_path / "other", "clip", seed=1))).fingerprint(),
     }
     assert len(others) == 7 and base not in others

@@ -32,7 +32,7 @@ def scorer_file(folder: Path, kind: str, **more: object) -> Path:
     [
         ("evqa", "qwen3_vl", "clip", {"text": "weighted"}),
         ("official", "qwen2_5_vl", "siglip", {"fit": "squash"}),
-        ("echosight", "qwen2_vl", "eva", {"trust_remote_code": True, "text": "release_sum"}),
+        ("echosight", "qwen2_vl", "eva", {"trust_remote_code": True, "text": "sum"}),
         ("own", "qwen2_5_vl", "siglip2", {}),
     ],
 )
