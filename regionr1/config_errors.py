@@ -76,8 +76,9 @@ KINDS = {
 
 
 def explain(message: str, args: list[str]) -> str:
-    """One sentence from a message of jsonargparse, with file and line of the key where it comes
-    from a file.
+    """Makes one sentence of a message of jsonargparse.
+
+    It names file and line of the key where the key comes from a file.
 
     Args:
         message: What the parser said.

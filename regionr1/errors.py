@@ -1,5 +1,6 @@
-"""The one error a user should ever see without a traceback, its commonest cause, and its way out
-of another process.
+"""The one error that a user should ever see without a traceback.
+
+Its commonest cause stands here too, and its way out of another process.
 """
 
 ERROR_LINE = "regionr1: error: "

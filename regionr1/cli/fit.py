@@ -57,7 +57,7 @@ class RegionCLI(LightningCLI):
         parser.add_lightning_class_args(PredictionFile, "predictions")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """As in Lightning, without its warning that sys.argv holds arguments too."""
+        """Parses as Lightning does, without its warning that sys.argv holds arguments too."""
         self.config = parser.parse_args(cast(list[str], args))
 
     def _parse_ckpt_path(self) -> None:
@@ -145,8 +145,9 @@ def run(
 
 
 def with_resume(args: list[str], folder: Path) -> list[str]:
-    """Replaces `--resume RUN_ID` by the config file, checkpoint and run id it stands for; the
-    user's options stay last. Figures of other data or settings never replace a run's own.
+    """Replaces `--resume RUN_ID` by the config file, checkpoint and run id it stands for.
+
+    The user's options stay last. Figures of other data or settings never replace a run's own.
     """
     run_id, rest = take_option(args[1:], "--resume")
     if run_id is None:
@@ -190,8 +191,9 @@ def take_option(args: list[str], name: str) -> tuple[str | None, list[str]]:
 
 
 def quiet_lightning() -> None:
-    """Drops advertisements and advice that a user can do nothing about; the number of workers is
-    set on purpose.
+    """Drops advertisements and advice that a user can do nothing about.
+
+    One is about the number of workers, which is set on purpose.
     """
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "Tip:" not in record.getMessage()

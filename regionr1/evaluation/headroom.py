@@ -53,7 +53,7 @@ def headroom(samples: Iterable[ShardSample], scorer: Scorer, note: str = "") -> 
 
 
 def reembed(samples: Iterable[ShardSample], scorer: Scorer, root: Path) -> Iterator[ShardSample]:
-    """The same queries and pools with the embeddings of another scorer.
+    """Yields the same queries and pools with the embeddings of another scorer.
 
     Args:
         samples: Queries with their pools.

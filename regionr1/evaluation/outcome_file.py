@@ -13,14 +13,14 @@ OUTCOMES = "test_outcomes.jsonl.gz"
 
 
 def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
-    """One JSON line per query and method."""
+    """Writes one JSON line per query and method."""
     with gzip.open(path, "wt", encoding="utf-8") as file:
         for outcome in outcomes:
             file.write(json.dumps(asdict(outcome), ensure_ascii=False) + "\n")
 
 
 def read_outcomes(path: Path) -> list[Outcome]:
-    """What write_outcomes wrote.
+    """Reads what `write_outcomes` wrote.
 
     Raises:
         UserError: If the file is damaged.

@@ -1,5 +1,6 @@
-"""Pictures of what the policy looks at: a grid of crops for a running experiment, and whole cases
-before and after. Ranks are of the first positive candidate.
+"""Pictures of what the policy looks at: grids of crops, and whole cases before and after.
+
+Ranks are of the first positive candidate.
 """
 
 import math
@@ -14,8 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 @dataclass
 class Candidate:
-    """A ranked candidate as shown in a case: its picture where there is one, a short name, whether
-    it is a positive.
+    """A ranked candidate as shown in a case.
+
+    It has a picture where there is one, a short name, and whether it is a positive.
     """
 
     name: str
@@ -52,8 +54,9 @@ class Case:
 
 
 def caption_colour(rank_full: float | None, rank_view: float | None) -> tuple[int, int, int]:
-    """Green where the positive came first or rose, red where it fell, grey where nothing changed or
-    can.
+    """The colour of a caption: green where the positive came first or rose, red where it fell.
+
+    Grey says that nothing changed, or that nothing can.
     """
     full = math.inf if rank_full is None else rank_full
     view = math.inf if rank_view is None else rank_view
@@ -158,8 +161,9 @@ def ranking_row(
 
 
 def case_picture(cases: Sequence[Case], top: int = 3) -> Image.Image:
-    """Cases one below the other: the query with its boxes, beside it the best candidates, above
-    with the full image and below with the chosen view.
+    """Draws cases one below the other: the query with its boxes, beside it the best candidates.
+
+    The candidates stand above as the full image ranks them, and below as the chosen view does.
 
     Args:
         cases: What to show.
@@ -215,8 +219,9 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 
 def fit_text(text: str, width: int, typeface: ImageFont.FreeTypeFont, lines: int = 1) -> list[str]:
-    """Breaks a text into at most `lines` lines of `width` pixels; what does not fit ends in an
-    ellipsis.
+    """Breaks a text into at most `lines` lines of `width` pixels.
+
+    What does not fit ends in an ellipsis.
     """
     out = [""]
     for word in text.split():
@@ -236,7 +241,7 @@ def fit_text(text: str, width: int, typeface: ImageFont.FreeTypeFont, lines: int
 
 
 def rank_text(rank: float | None) -> str:
-    """ "rank 3", or that the pool holds no positive."""
+    """Words for a rank: its number, or that the pool holds no positive."""
     return "no positive in pool" if rank is None or not math.isfinite(rank) else f"rank {int(rank)}"
 
 
@@ -265,8 +270,9 @@ def query_tile(
     reference_box_px: Sequence[float] | None,
     size: int = TILE,
 ) -> Image.Image:
-    """The image fitted into a square, with the boxes drawn at the size shown so that lines stay
-    crisp.
+    """Fits the image into a square and draws the boxes on it.
+
+    They are drawn at the size shown, so that lines stay crisp.
     """
     scale = size / max(image.size)
     shown = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))

@@ -45,8 +45,9 @@ def format_table(
 
 
 def table_csv(rows: Sequence[MethodRow]) -> str:
-    """CSV with a column for each metric and for both ends of its interval; undefined cells are
-    empty.
+    """Writes CSV with a column for each metric and for both ends of its interval.
+
+    Undefined cells are empty.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

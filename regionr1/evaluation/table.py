@@ -213,7 +213,7 @@ def grouped_table(outcomes: Iterable[Outcome]) -> list[MethodRow]:
 def paired_difference(
     outcomes: Iterable[Outcome], method: str, baseline: str, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Interval]:
-    """method minus baseline on the queries that both were applied to, with paired 95% intervals.
+    """Subtracts a baseline from a method on the queries of both, with paired 95% intervals.
 
     Args:
         outcomes: Outcomes that hold both methods.

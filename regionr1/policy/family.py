@@ -53,7 +53,7 @@ class Family:
 
     @property
     def frame(self) -> CoordFrame:
-        """Its coordinate frame."""
+        """The coordinate frame in which the family writes boxes."""
         return CoordFrame(self.coordinates)
 
 
@@ -76,7 +76,7 @@ class WideEmbedding(nn.Module):
         return self.embedding.weight
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """(..., hidden + extra)"""
+        """Embeds token ids (...,) as (..., hidden + extra), zeros in the room beside them."""
         return pad(self.embedding(input_ids), (0, self.extra))
 
 

@@ -54,7 +54,7 @@ class AnswerGrammar:
     longest: int
 
     def to(self, device: torch.device) -> AnswerGrammar:
-        """The same on `device`."""
+        """Returns the same grammar on `device`."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "longest"}
         return replace(self, **{name: value.to(device) for name, value in tensors.items()})
 

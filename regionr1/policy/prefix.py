@@ -38,7 +38,7 @@ class Prefix:
         return Prefix(cache, self.hidden.detach(), self.mask, self.next_position)
 
     def repeat(self, times: int) -> "Prefix":
-        """Every row `times` in a row: (B * times), differentiable."""
+        """Repeats every row `times` times in a row, to (B * times) rows, differentiable."""
         self.cache.batch_repeat_interleave(times)
         return Prefix(
             self.cache,
@@ -136,7 +136,7 @@ def decision_logprobs(
 def decision_from_hidden(
     model: Qwen2_5_VLForConditionalGeneration, hidden: Tensor, tokens: AnswerTokens
 ) -> tuple[Tensor, Tensor]:
-    """log pi(FULL) and log pi(REGION) from what predicts the tokens up to the decision.
+    """Takes log pi(FULL) and log pi(REGION) from what predicts the tokens up to the decision.
 
     The decision is made at the first token where the two answers differ, so each value is the
     log-probability of its answer up to and including that token, at temperature 1. Without a

@@ -39,6 +39,7 @@ class ImageTextProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
+        """Names of the tensors that the model takes, the types of its tokens among them."""
         return [*super().model_input_names, "mm_token_type_ids"]
 
     def to_dict(self) -> dict:
@@ -61,7 +62,7 @@ class InternVLImageTextProcessor(InternVLProcessor):
         super().__init__(image_processor, tokenizer, None, image_seq_length, chat_template)
 
     def to_dict(self) -> dict:
-        """As `ImageTextProcessor.to_dict`."""
+        """Returns the saved form, which names the stock class as every processor here does."""
         return {**super().to_dict(), "processor_class": "InternVLProcessor"}
 
 
@@ -84,11 +85,11 @@ class SmolVLMImageTextProcessor(SmolVLMProcessor):
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
     def apply_chat_template(self, conversation: Any, **kwargs: Any) -> Any:
-        """The stock one asks its video processor for frame rates."""
+        """Renders a chat; the stock method would ask its video processor for frame rates."""
         return ProcessorMixin.apply_chat_template(self, conversation, **kwargs)
 
     def to_dict(self) -> dict:
-        """As `ImageTextProcessor.to_dict`."""
+        """Returns the saved form, which names the stock class as every processor here does."""
         return {**super().to_dict(), "processor_class": "SmolVLMProcessor"}
 
 

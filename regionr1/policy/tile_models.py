@@ -42,11 +42,11 @@ class TileTower(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of its weights."""
+        """The dtype of the tower's weights."""
         return next(self.parameters()).dtype
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """(tiles, tokens, hidden)"""
+        """Computes the features (tiles, tokens, hidden) of pixels (tiles, 3, side, side)."""
         return self.encode(pixel_values.to(self.dtype))
 
 

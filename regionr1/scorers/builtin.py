@@ -156,9 +156,11 @@ class BuiltinScorer(Scorer):
         return cls(network)
 
     def fingerprint(self) -> str:
+        """A digest of the weights and of the preprocessing."""
         return self._fingerprint
 
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """f: unit vectors (N, D) float32 of the views, by the head for views."""
         return self._embed(images, self.network.view_head)
 
     def embed_candidates(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
@@ -190,13 +192,16 @@ class PixelScorer(Scorer):
     dim = 3 * SIDE * SIDE
 
     def fingerprint(self) -> str:
+        """The preprocessing by name, for there are no weights."""
         return f"pixels-letterbox-{self.SIDE}"
 
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """f: unit vectors (N, D) float32 of the pixels, without their mean brightness."""
         rows = [letterbox(image, self.SIDE).flatten().float() for image in images]
         vectors = torch.stack(rows) if rows else torch.empty(0, self.dim)
         # Without its mean brightness every image would look like every other.
         return normalize(vectors - vectors.mean(-1, keepdim=True), dim=-1)
 
     def embed_candidates(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
+        """g: candidates as views are embedded; their texts are not read."""
         return self.embed_images(images)

@@ -102,7 +102,7 @@ class HubScorer(Scorer):
         self._fingerprint = f"{Path(source).name}-{fit}-{dtype}-{digest}"
 
     def fingerprint(self) -> str:
-        """Weights by hub commit or by the files of the folder, preprocessing, text and dtype."""
+        """A digest of weights (by hub commit or by files), preprocessing, text and dtype."""
         return self._fingerprint
 
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:

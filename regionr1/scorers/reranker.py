@@ -53,7 +53,7 @@ class RewardReranker(LightningModule):
         self.eval().requires_grad_(False)  # also a scorer of one's own that does not say so
 
     def train(self, mode: bool = True) -> "RewardReranker":
-        """Stays in eval mode: it is frozen."""
+        """Keeps the re-ranker in eval mode whatever is asked, because it is frozen."""
         return super().train(False)
 
     def fingerprint(self) -> str:

@@ -11,7 +11,7 @@ from regionr1.policy.crop_policy import CropPolicy
 
 
 class Floor(NamedTuple):
-    """What cannot be avoided.
+    """The arithmetic and traffic of a step that no way of doing it can avoid.
 
     Attributes:
         flop: Of a step.
@@ -22,7 +22,7 @@ class Floor(NamedTuple):
     bytes: float
 
     def seconds(self, flop_per_s: float, bytes_per_s: float) -> float:
-        """On such a machine."""
+        """The seconds that the floor takes on a machine of the given speed."""
         return max(self.flop / flop_per_s, self.bytes / bytes_per_s)
 
 
@@ -37,7 +37,7 @@ def step_floor(
     repeated: bool,
     kl: bool,
 ) -> Floor:
-    """Of one step.
+    """Computes the floor of one training step.
 
     Args:
         policy: Whose weights count.

@@ -25,7 +25,7 @@ SAMPLE_S = 0.005
 
 @dataclass
 class Cost:
-    """Of one step, or of several.
+    """What one step costs, or several together.
 
     Attributes:
         steps: How many.
@@ -151,7 +151,7 @@ def _resident_bytes() -> int:
 
 
 def seconds_of(call: Callable[[], Any]) -> float:
-    """Wall seconds of one call."""
+    """Measures the wall seconds of one call."""
     begin = StageProfiler.now()
     call()
     return StageProfiler.now() - begin

@@ -22,7 +22,7 @@ GROWING = ("group", "candidates", "text", "image", "queries")
 
 
 def run(args: argparse.Namespace, folder: Path) -> None:
-    """Builds the policy, times, prints.
+    """Builds the policy, times a step each way and prints what it cost.
 
     Args:
         args: Of `scripts/benchmark`.

@@ -28,7 +28,7 @@ class TrialFailed(Exception):
 
 @dataclass(frozen=True)
 class TrialJob:
-    """What a runner needs to know.
+    """What a runner needs to know of a trial to run it.
 
     Attributes:
         arguments: Command line of `regionr1`, from `fit` on.
@@ -49,7 +49,7 @@ class Runner(Protocol):
     """A way to run a trial to its end."""
 
     def __call__(self, job: TrialJob, channel: TrialChannel) -> None:
-        """Runs it.
+        """Runs a trial to its end and reports to the sweep on the way.
 
         Raises:
             TrialFailed: If it ended without a result; says why.

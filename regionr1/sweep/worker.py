@@ -88,7 +88,7 @@ class Worker:
         self.last_reason = ""
 
     def work(self) -> None:
-        """Until the total is reached, time is up, or three trials in a row failed.
+        """Runs trials until the total is reached, time is up, or three in a row have failed.
 
         Raises:
             UserError: If three trials in a row failed.

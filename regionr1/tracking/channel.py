@@ -1,4 +1,4 @@
-"""Between a sweep and the run of a trial: metrics go one way, verdicts the other."""
+"""The channel between a sweep and the run of a trial: metrics go one way, verdicts the other."""
 
 import json
 import os

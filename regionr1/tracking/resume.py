@@ -1,5 +1,4 @@
-"""`--resume RUN_ID`: continue a run, or evaluate it, with its own configuration and last
-checkpoint.
+"""`--resume RUN_ID`: a run is continued or evaluated with its configuration and last checkpoint.
 
 Lightning alone needs three options that must fit each other (the run id, the checkpoint file, the
 same configuration) and trains from scratch with only a warning when they do not.
@@ -38,8 +37,7 @@ class ResumableRun:
     config: dict[str, Any]
 
     def arguments(self, config_file: Path, into_run: bool) -> list[str]:
-        """Writes the configuration to `config_file` and returns the command line that goes on from
-        the checkpoint.
+        """Writes the configuration to `config_file`; returns the options that go on from there.
 
         Args:
             config_file: Where to write it.

@@ -115,7 +115,7 @@ class SpoolingClient(MlflowClient):
         tags: Sequence[RunTag] = (),
         synchronous: bool | None = None,
     ) -> Any:
-        """As MLflow's; asynchronous batches are MLflow's own affair."""
+        """Logs metrics, parameters and tags; asynchronous batches are left to MLflow."""
         if synchronous is False:
             return super().log_batch(run_id, metrics, params, tags, synchronous)
         return self._write({
@@ -132,12 +132,12 @@ class SpoolingClient(MlflowClient):
     def set_terminated(
         self, run_id: str, status: str | None = None, end_time: int | None = None
     ) -> None:
-        """As MLflow's, at the time it is called."""
+        """Ends a run with the time of this call, whenever the record is sent."""
         end = int(time.time() * 1000) if end_time is None else end_time
         self._write({"op": "set_terminated", "run_id": run_id, "status": status, "end_time": end})
 
     def log_artifact(self, run_id: str, local_path: Any, artifact_path: str | None = None) -> None:
-        """As MLflow's, which logs texts, pictures and tables by it too."""
+        """Logs a file; MLflow logs texts, pictures and tables through this method too."""
         record = {"op": "log_artifact", "run_id": run_id, "artifact_path": artifact_path}
         self._write(record, Path(local_path))
 

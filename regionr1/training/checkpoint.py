@@ -35,7 +35,7 @@ def read_checkpoint(path: Path, trusted: bool = False) -> dict[str, Any]:
 
 
 def refuse_other_architecture(module: LightningModule, checkpoint: Mapping[str, Any]) -> None:
-    """To be called in on_load_checkpoint of a module that saves its trainable parameters only.
+    """Refuses a checkpoint whose parameters are not those that a module trains and saves.
 
     Such a module loads with strict_loading off, which would let a checkpoint of another model load
     nothing, silently.

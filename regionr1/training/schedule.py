@@ -11,8 +11,9 @@ SHAPE = ("warmup_steps", "total_steps")
 
 
 class WarmupCosine(LRScheduler):
-    """Scales the learning rate by (step + 1) / warmup_steps, then by half a cosine; stepped per
-    optimizer step.
+    """Scales the learning rate by (step + 1) / warmup_steps, then by half a cosine.
+
+    It is stepped once per optimizer step.
 
     Args:
         optimizer: The optimizer whose learning rate is scaled.
@@ -33,7 +34,7 @@ class WarmupCosine(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it is, and not its shape: a resumed run may be given another."""
+        """The schedule's place and not its shape, because a resumed run may be given another."""
         return {k: v for k, v in super().state_dict().items() if k not in SHAPE}
 
     def factor(self, step: int) -> float:

@@ -42,7 +42,7 @@ class S3Object(io.RawIOBase):
             raise OSError(str(error)) from error
 
     def readable(self) -> bool:
-        """It is."""
+        """Says that the stream can be read, as io asks every stream."""
         return True
 
     def readinto(self, buffer: Any) -> int:

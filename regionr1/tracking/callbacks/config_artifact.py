@@ -22,7 +22,7 @@ class ConfigArtifact(SaveConfigCallback):
     pending: str | None = None
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Runs on rank 0 only."""
+        """Logs the resolved configuration; Lightning calls this on rank 0 only."""
         config = self.resolved()
         for key in ("config", "resume", "ckpt_path"):
             config.pop(key, None)

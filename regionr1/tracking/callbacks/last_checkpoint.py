@@ -40,7 +40,7 @@ class LastCheckpoint(Checkpoint):
         self.path = path
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A resumed run has its checkpoint already."""
+        """Notes that a resumed run has its checkpoint already."""
         self.saved_step = trainer.global_step
 
     def on_train_batch_end(

@@ -12,8 +12,9 @@ from regionr1.files import write_text
 
 
 class PredictionFile(Callback):
-    """Collects what predict_step returns (a list of Prediction per batch) and writes it when all
-    queries are done.
+    """Collects what predict_step returns and writes it when all queries are done.
+
+    A batch returns a list of Prediction.
 
     Args:
         path: The file to write.

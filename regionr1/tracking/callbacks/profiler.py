@@ -1,5 +1,6 @@
-"""Where the time of a training step goes: `--trainer.profiler
-regionr1.tracking.callbacks.profiler.StageProfiler`.
+"""Where the time of a training step goes.
+
+It is switched on by `--trainer.profiler regionr1.tracking.callbacks.profiler.StageProfiler`.
 
 Inside training_step a module names its own stages with `self.trainer.profiler.profile("prefill")`,
 and so on. Each second is counted once: a stage that runs inside another is taken off the outer one.
@@ -27,8 +28,9 @@ DATA = LIGHTNING_STAGES[0][0]
 
 
 class StageProfiler(Profiler):
-    """Prints seconds, milliseconds per step and share of each stage of a training step, validation
-    left out.
+    """Prints seconds, milliseconds per step and share of each stage of a training step.
+
+    Validation is left out.
 
     Args:
         dirpath: Folder for the report when `filename` is given.
@@ -44,8 +46,9 @@ class StageProfiler(Profiler):
         ] = []  # action, stage, begin, seconds of its children
 
     def stage_of(self, action_name: str) -> str:
-        """The stage an action belongs to; an action that Lightning names and we do not is counted
-        as Lightning's.
+        """The stage an action belongs to.
+
+        An action that Lightning names and we do not is counted as Lightning's.
         """
         for pattern, stage in LIGHTNING_STAGES:
             if pattern.search(action_name):
@@ -74,15 +77,16 @@ class StageProfiler(Profiler):
 
     @staticmethod
     def now() -> float:
-        """Seconds, after the accelerator has finished what was asked of it: otherwise the wrong
-        stage waits.
+        """The time in seconds, after the accelerator has finished what was asked of it.
+
+        Otherwise the wrong stage would wait.
         """
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return time.perf_counter()
 
     def summary(self) -> str:
-        """The report."""
+        """The report as text: seconds, milliseconds per step and share of every stage."""
         if not self.steps:
             return ""
         total = sum(self.seconds.values())

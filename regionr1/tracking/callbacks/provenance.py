@@ -26,7 +26,7 @@ class Provenance(Callback):
     """Tags the run with commit, fingerprints and seeds, and logs the environment as JSON."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Runs once per verb, before anything is trained or measured."""
+        """Tags the run once per verb, before anything is trained or measured."""
         logger = trainer.logger
         if not trainer.is_global_zero or not isinstance(logger, TrackingLogger):
             return

@@ -29,7 +29,7 @@ class SystemMetrics(Callback):
         self.thread: threading.Thread | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the thread."""
+        """Starts the thread that measures the machine."""
         logger = trainer.logger
         if self.every_s == 0 or not trainer.is_global_zero:
             return
@@ -49,7 +49,7 @@ class SystemMetrics(Callback):
         self.stop()
 
     def stop(self) -> None:
-        """Takes a last sample."""
+        """Takes a last sample and ends the thread."""
         if self.thread is not None:
             self.ended.set()
             self.thread.join()

@@ -28,12 +28,12 @@ class Speed(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Logs this step's."""
+        """Logs the seconds per query of this training step."""
         seconds = time.perf_counter() - self.begin
         pl_module.log(TRAIN, seconds / len(batch), batch_size=len(batch))
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts a validation."""
+        """Forgets the times of the validation before."""
         self.seconds, self.queries = 0.0, 0
 
     def on_validation_batch_start(
@@ -56,11 +56,11 @@ class Speed(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Adds a batch."""
+        """Adds the time and the queries of a validation batch."""
         self.seconds += time.perf_counter() - self.begin
         self.queries += len(batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs the whole validation's."""
+        """Logs the seconds per query of the whole validation."""
         if self.queries:
             pl_module.log(VALIDATION, self.seconds / self.queries, batch_size=self.queries)
