@@ -123,7 +123,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image, dtype=np.float32)
         if not np.isfinite(values).all() or values.min(initial=0.0) < 0:
             raise ValueError("its values are negative or no numbers")
-        most = values.max(initial=0.0)
+        most = float(values.max(initial=0.0))
         if most > 255.0:
             values = values * (255.0 / max(65535.0, most))
         elif image.mode == "F" and most <= 1.0:

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import yaml
 
 from regionr1.errors import UserError
 from regionr1.policy.adapter_folder import SETTINGS, write_settings
+from regionr1.serve.limits import Limits
 from regionr1.tracking.logger import default_tracking_uri, prepare_store
 from regionr1.tracking.resume import CONFIG_ARTIFACT
 from regionr1.tracking.tested_runs import find_by_name
@@ -23,6 +25,7 @@ def export(
     out: Path | None = None,
     register: str | None = None,
     tracking_uri: str | None = None,
+    limits: Limits = Limits(),
 ) -> None:
     """Make a run's policy usable outside the platform.
 
@@ -35,6 +38,7 @@ def export(
             load.
         register: Name in MLflow's model registry.
         tracking_uri: Store; left out, MLFLOW_TRACKING_URI or sqlite:///mlruns/mlflow.db.
+        limits: What one request to the served model may ask for.
     """
     uri = prepare_store(tracking_uri or default_tracking_uri())
     if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
@@ -45,7 +49,7 @@ def export(
     found = find_by_name(client, run, uri)
     with tempfile.TemporaryDirectory() as folder:
         adapter = _download(client, found, Path(folder))
-        model = _log_model(uri, found.info.run_id, adapter, register)
+        model = _log_model(uri, found.info.run_id, adapter, register, limits)
         if out is not None:
             shutil.copytree(adapter, out, dirs_exist_ok=True)
             print(f"adapter: {out}")
@@ -75,7 +79,7 @@ def _download(client: Any, run: Any, folder: Path) -> Path:
     return adapter
 
 
-def _log_model(uri: str, run_id: str, adapter: Path, register: str | None) -> Any:
+def _log_model(uri: str, run_id: str, adapter: Path, register: str | None, limits: Limits) -> Any:
     import mlflow
 
     from regionr1 import __version__
@@ -88,6 +92,7 @@ def _log_model(uri: str, run_id: str, adapter: Path, register: str | None) -> An
             name="model",
             python_model=str(Path(__file__).with_name("served_model.py")),
             artifacts={"adapter": str(adapter)},
+            model_config=asdict(limits),
             signature=SIGNATURE,
             input_example=_example(),
             pip_requirements=[f"regionr1=={__version__}"],

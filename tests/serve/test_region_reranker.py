@@ -37,7 +37,8 @@ from regionr1 import RegionReranker
 from regionr1.algorithm.boxes import CropPrior
 from regionr1.cli.main import main
 from regionr1.errors import UserError
-from regionr1.serve.served_model import ServedModel, decode
+from regionr1.serve.limits import Limits
+from regionr1.serve.served_model import Images, ServedModel
 
 SOLID = [Image.new("RGB", (8, 8), COLOURS[i]) for i in range(3)]  # red, green, blue
 ANSWERS = {"red?": RED, "green?": GREEN, "all?": FULL, "what?": NONSENSE}
@@ -131,6 +132,7 @@ def test_bad_queries(reranker, images, questions, candidates, words) -> None:
 @pytest.fixture
 def served(reranker) -> ServedModel:
     model = ServedModel()
+    model.limits = Limits()
     model.reranker = reranker
     return model
 
@@ -158,7 +160,7 @@ def test_served_answers(served) -> None:
             {"image": base64.b64encode(b"no image").decode()},
             "row 0, image: image cannot be decoded",
         ),
-        ({"image": "A" * 28_000_004}, "28,000,004 characters long"),
+        ({"image": "A" * 28_000_004}, "image, characters: 28,000,004, above the server's limit"),
         ({"question": " "}, "row 0: question is missing"),
         ({"candidates": []}, "row 0: candidates is empty"),
         ({"candidates": ["AAAA"]}, "row 0, candidate 0"),
@@ -169,7 +171,40 @@ def test_malformed_rows(served, change, words) -> None:
     with pytest.raises(MlflowException, match=words) as caught:
         served.predict(None, pd.DataFrame([{**row, **change}]))
     assert caught.value.get_http_status_code() == 400
-    assert decode(row["image"], "here").size == scene().size
+    assert Images(Limits()).decode(row["image"], "here").size == scene().size
+
+
+def png(width: int, height: int) -> str:
+    """A picture of many pixels in few bytes."""
+    out = io.BytesIO()
+    Image.new("L", (width, height)).save(out, "PNG")
+    return base64.b64encode(out.getvalue()).decode()
+
+
+@pytest.mark.parametrize(
+    ("rows", "change", "words"),
+    [
+        (5, {}, "rows of the request: 5, above the server's limit of 4"),
+        (1, {"question": "a" * 41}, "row 0, characters of the question: 41, above"),
+        (1, {"candidates": [png(2, 2)] * 4}, "row 0, candidates: 4, above the server's limit of 3"),
+        (1, {"image": png(200, 150)}, "row 0, image: image has 200x150 pixels, above the limit"),
+        (1, {"candidates": [png(150, 100)] * 2}, "row 0, candidate 1: image has 150x100 pixels"),
+        (1, {"image": "\u00fc"}, "row 0, image is not base64"),
+    ],
+)
+def test_a_request_is_bounded(served, rows, change, words) -> None:
+    """Nothing of the request comes back in the message."""
+    served.limits = Limits(rows=4, candidates=3, question=40, image_pixels=20_000, pixels=40_000)
+    row = {"image": encoded(scene()), "question": "red?", "candidates": [encoded(SOLID[0])]}
+    with pytest.raises(MlflowException, match=words) as caught:
+        served.predict(None, pd.DataFrame([{**row, **change}] * rows))
+    assert caught.value.get_http_status_code() == 400
+    assert len(str(caught.value)) < 200
+
+
+def test_limits_below_one_are_refused() -> None:
+    with pytest.raises(UserError, match="limits.rows is 0: set it to 1 or more"):
+        Limits(rows=0)
 
 
 def post(port: int, body: bytes, kind: str = "application/json") -> tuple[int, str]:
@@ -233,7 +268,7 @@ def test_export_load_and_serve(workspace, builtin_shards, tiny_policy, capsys) -
         for change, words in (
             ({"image": "%%%"}, "not base64"),
             ({"candidates": []}, "candidates is empty"),
-            ({"image": "A" * 200_000_000}, "characters long"),
+            ({"image": "A" * 200_000_000}, "characters: 200,000,000"),
         ):
             body = json.dumps({"dataframe_records": [{**row, **change}]}).encode()
             status, text = post(port, body)
@@ -263,5 +298,5 @@ def wait_until_up(port: int) -> None:
 def test_the_model_loads_its_adapter_from_the_context(monkeypatch) -> None:
     loaded = []
     monkeypatch.setattr(RegionReranker, "from_pretrained", loaded.append)
-    ServedModel().load_context(SimpleNamespace(artifacts={"adapter": "folder"}))
+    ServedModel().load_context(SimpleNamespace(artifacts={"adapter": "folder"}, model_config=None))
     assert loaded == ["folder"]
