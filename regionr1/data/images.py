@@ -115,7 +115,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         ValueError: Values of a float image are negative or no numbers.
     """
     image.load()
-    turn = _UPRIGHT.get(_orientation(image))
+    turn = _UPRIGHT.get(_orientation(image) or 1)
     if turn is not None:
         image = image.transpose(turn)
     if image.mode.startswith("I") or image.mode == "F":
@@ -136,7 +136,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _orientation(image: Image.Image) -> object:
+def _orientation(image: Image.Image) -> int | None:
     """The EXIF orientation, 1 to 8; None where there is none that can be read.
 
     Only this tag is looked at: other tags of a wrong type, which some editors write, are nothing
