@@ -5,7 +5,7 @@ clusters are drawn with replacement, never single questions. Every metric is a r
 / sum(denominator), so that a conditional metric such as CondR@1 is resampled as the ratio it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -50,15 +50,26 @@ def ratio_draws(
     totals = np.zeros((2, n_clusters, numerators.shape[1]))
     np.add.at(totals[0], np.asarray(cluster_index, dtype=int), numerators)
     np.add.at(totals[1], np.asarray(cluster_index, dtype=int), denominators)
+    chunks = [
+        divide(counts @ totals[0], counts @ totals[1])
+        for counts in cluster_counts(n_clusters, resamples, seed)
+    ]
+    return np.concatenate(chunks)
+
+
+def cluster_counts(n_clusters: int, resamples: int, seed: int) -> Iterator[FloatArray]:
+    """Yields (r, n_clusters) how often each cluster is drawn, a few of the R resamples at a time.
+
+    Args:
+        n_clusters: Number of clusters to draw from.
+        resamples: R.
+        seed: Seed of the draws.
+    """
     rng = np.random.default_rng(seed)
-    chunks = []
+    share = np.full(n_clusters, 1 / n_clusters)
     for start in range(0, resamples, DRAWS_PER_CHUNK):
         size = min(DRAWS_PER_CHUNK, resamples - start)
-        counts = rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=size).astype(
-            float
-        )
-        chunks.append(divide(counts @ totals[0], counts @ totals[1]))
-    return np.concatenate(chunks)
+        yield rng.multinomial(n_clusters, share, size=size).astype(float)
 
 
 def divide(numerators: FloatArray, denominators: FloatArray) -> FloatArray:

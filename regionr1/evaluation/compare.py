@@ -8,16 +8,17 @@ from dataclasses import dataclass, replace
 from statistics import mean, stdev
 from typing import Any
 
+from scipy.stats import t as student
+
 from regionr1.errors import UserError
 from regionr1.evaluation.bootstrap import Interval
+from regionr1.evaluation.markdown import interval_cell, markdown_table
 from regionr1.evaluation.table import METRICS, Outcome, metrics_table, paired_difference
 
 COMPARED = ("cond_recall_at_1", "recall_at_1", "mrr", "ndcg", "region_rate", "invalid_rate")
 SEEDS = ("seed_everything", "model.seed", "data.seed")
 # What names a run or moves its files, and changes no result.
 UNIMPORTANT = ("trainer.logger", "trainer.default_root_dir", "trainer.enable_progress_bar")
-# 97.5% quantiles of Student's t by degrees of freedom; beyond, the normal one.
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 @dataclass
@@ -112,8 +113,7 @@ def seed_interval(values: Sequence[float]) -> Interval:
     centre = mean(values)
     if len(values) < 2:
         return Interval(centre, None, None)
-    freedom = len(values) - 1
-    quantile = STUDENT[freedom - 1] if freedom <= len(STUDENT) else 1.96 + 2.5 / freedom
+    quantile = float(student.ppf(0.975, df=len(values) - 1))
     half = quantile * stdev(values) / math.sqrt(len(values))
     return Interval(centre, centre - half, centre + half)
 
@@ -138,25 +138,27 @@ def _config_part(runs: Sequence[TestedRun]) -> str:
     if not changed:
         return "The configs are equal."
     rows = [[key, *map(str, values)] for key, values in changed.items()]
-    return _table(["config", *(run.name for run in runs)], rows)
+    return markdown_table(["config", *(run.name for run in runs)], rows)
 
 
 def _values_part(runs: Sequence[TestedRun], method: str, resamples: int) -> str:
     rows = []
     for run in runs:
         (row,) = metrics_table(_of_method(run, method), resamples=resamples)
-        cells = [_cell(row.metrics[name]) for name in COMPARED]
+        cells = [interval_cell(row.metrics[name]) for name in COMPARED]
         rows.append([run.name, str(row.n), *cells])
-    return _table([f"test, {method}", "N", *(METRICS[name] for name in COMPARED)], rows)
+    return markdown_table([f"test, {method}", "N", *(METRICS[name] for name in COMPARED)], rows)
 
 
 def _difference_part(runs: Sequence[TestedRun], method: str, resamples: int) -> str:
     rows = [
-        [f"{name} - {runs[0].name}", METRICS[metric], _cell(values[metric], "+.3f"),
-         verdict(values[metric])]
+        [
+            *(f"{name} - {runs[0].name}", METRICS[metric]),
+            *(interval_cell(values[metric], "+.3f"), verdict(values[metric])),
+        ]
         for name, values in differences(runs, method, resamples).items()
         for metric in COMPARED
-    ]  # fmt: skip
+    ]
     note = "95% intervals: paired bootstrap on the same queries, resampled by entity."
     first = {o.key for o in _of_method(runs[0], method)}
     for run in runs[1:]:
@@ -166,7 +168,7 @@ def _difference_part(runs: Sequence[TestedRun], method: str, resamples: int) -> 
                 f"\n{run.name} was tested on other queries than {runs[0].name}: only the "
                 f"{len(keys & first)} that both have are paired."
             )
-    return _table(["difference", "metric", "paired", "verdict"], rows) + f"\n{note}"
+    return markdown_table(["difference", "metric", "paired", "verdict"], rows) + f"\n{note}"
 
 
 def _seeds_part(group: Sequence[TestedRun], method: str) -> str:
@@ -177,28 +179,8 @@ def _seeds_part(group: Sequence[TestedRun], method: str) -> str:
         known = [value for value in values if value is not None]
         if known:
             cells = [f"{value:.3f}" for value in known]
-            rows.append([METRICS[metric], _cell(seed_interval(known)), *cells])
+            rows.append([METRICS[metric], interval_cell(seed_interval(known)), *cells])
     names = ", ".join(run.name for run in group)
     heads = [f"{len(group)} seeds, {method}", "mean", *(run.name for run in group)]
     note = f"95% t-interval over the seeds {names}."
-    return _table(heads, rows) + f"\n{note}"
-
-
-def _cell(interval: Interval, form: str = ".3f") -> str:
-    if interval.value is None:
-        return "-"
-    if interval.low is None:
-        return format(interval.value, form)
-    low, high = format(interval.low, form), format(interval.high, form)
-    return f"{interval.value:{form}} [{low}, {high}]"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [list(heads), *map(list, rows)]
-    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(heads))]
-    rule = ["-" * width for width in widths]
-    aligned = [
-        " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True))
-        for line in [lines[0], rule, *lines[1:]]
-    ]
-    return "\n".join(f"| {line} |" for line in aligned)
+    return markdown_table(heads, rows) + f"\n{note}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypedDict
 from regionr1.evaluation.bootstrap import Interval
 from regionr1.evaluation.compare import seed_interval
 from regionr1.evaluation.gain import PARTS, SHOWN, WORDS
-from regionr1.evaluation.markdown import interval_cell
+from regionr1.evaluation.markdown import interval_cell, markdown_table
 from regionr1.evaluation.table import METRICS
 
 if TYPE_CHECKING:
@@ -66,14 +66,14 @@ def seeds_table(results: Runs) -> str:
             ratios = [p / b if p is not None and b else None for p, b in pairs]
             rows.append(_row(f"policy / {base}", ratios))
         heads = [f"test CondR@1, {variant}", "mean ± sd", *(f"seed {seed}" for seed in runs)]
-        parts.append(_markdown(heads, rows))
+        parts.append(markdown_table(heads, rows))
     parts += [_gain_table(variant, runs) for variant, runs in results.items()]
     rows = []
     for variant, runs in results.items():
         cells = [_spread([_policy(run, m) for run in runs.values()]) for m in POLICY_METRICS]
         rows.append([variant, *cells, f"{mean(run['fit_s'] for run in runs.values()):.0f} s"])
     heads = ["policy, test, mean ± sd", *(METRICS[metric] for metric in POLICY_METRICS), "fit"]
-    parts += [_markdown(heads, rows), *_differences(results), _speed_table(results)]
+    parts += [markdown_table(heads, rows), *_differences(results), _speed_table(results)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -88,7 +88,7 @@ def _gain_table(variant: str, runs: Mapping[int, SeedRun]) -> str:
         rows.append([WORDS[part], over_seeds, *(interval_cell(x, "+.3f") for x in of_seeds)])
     heads = [f"{METRICS[metric]}, {variant}, paired", "over seeds, 95% t-interval"]
     seeds = [f"seed {seed}, 95% over queries by entity" for seed in runs]
-    return _markdown([*heads, *seeds], rows)
+    return markdown_table([*heads, *seeds], rows)
 
 
 def _differences(results: Runs) -> list[str]:
@@ -107,7 +107,7 @@ def _differences(results: Runs) -> list[str]:
         else:
             rows.append([f"{name} - {other_name}", *cells, str(len(seeds))])
     heads = ["paired by seed, test, 95% t-interval", *(METRICS[m] for m in DIFFERENCE_METRICS)]
-    return [_markdown([*heads, "seeds"], rows)] if rows else []
+    return [markdown_table([*heads, "seeds"], rows)] if rows else []
 
 
 def queries_to_prefer_region(run: SeedRun) -> int | None:
@@ -124,7 +124,7 @@ def _speed_table(results: Runs) -> str:
         reached = [queries_to_prefer_region(run) for run in runs.values()]
         rows.append([variant, *cells, ", ".join("never" if x is None else str(x) for x in reached)])
     heads = [*(f"after {at}" for at in seen), "queries until P(FULL) < 1/2, by seed"]
-    return _markdown(["validation CondR@1 by queries seen, mean ± sd", *heads], rows)
+    return markdown_table(["validation CondR@1 by queries seen, mean ± sd", *heads], rows)
 
 
 def draw_curves(results: Runs, levels: Mapping[str, float | None], path: Path) -> None:
@@ -190,8 +190,3 @@ def _spread(values: Sequence[float | None]) -> str:
     if not known:
         return "-"
     return f"{mean(known):.3f}" + (f" ± {stdev(known):.3f}" if len(known) > 1 else "")
-
-
-def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(heads) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [heads, rule, *rows])

@@ -116,6 +116,11 @@ class Evaluator:
             outcomes += [o for o, has in zip(reference, known.tolist(), strict=True) if has]
         return outcomes
 
+    def full_and_crop(self, batch: QueryBatch) -> list[Outcome]:
+        """What the policy decides between: the full image and its own crop, of every query."""
+        views = {"full": self.full(batch), "policy_region": self.policy(batch, force_region=True)}
+        return [o for method, of in views.items() for o in _outcomes(batch, method, of)]
+
     def predictions(self, batch: QueryBatch) -> list[Prediction]:
         """The policy's decision, box and ranking of every query."""
         full, chosen = self.full(batch), self.policy(batch)

@@ -68,7 +68,7 @@ def test_from_nothing_to_predictions(workspace, tiny_policy, capsys) -> None:
     assert main(["test", "--resume", "last"]) == 0
     printed = capsys.readouterr().out
     table = json.loads((home / "artifacts" / "test_table.json").read_text())
-    assert [row["method"] for row in table] == [*METHODS, "reference"]
+    assert [row["method"] for row in table] == [*METHODS, "reference", "policy_threshold"]
     assert {row["n"] for row in table} == {10} and {row["n_skipped"] for row in table} == {0}
     assert all(set(METRICS) <= set(row) | set(row.get("metrics", {})) for row in table)
     assert all(method in printed for method in METHODS) and "CondR@1" in printed
@@ -82,7 +82,19 @@ def test_from_nothing_to_predictions(workspace, tiny_policy, capsys) -> None:
     }
     assert sum(row["n"] for row in parts if row["method"].endswith(": policy")) == 10
     assert "source inaturalist: policy" in printed
-    assert "test/policy/cond_recall_at_1" in client.get_run(run.info.run_id).data.metrics
+    logged = client.get_run(run.info.run_id).data.metrics
+    assert "test/policy/cond_recall_at_1" in logged
+    decision = json.loads((home / "artifacts" / "test_decision.json").read_text())
+    assert [row["name"] for row in decision["rows"]][:2] == ["warm_start", "policy"]
+    assert decision["rows"][1]["n"] == next(
+        row["n_pool_positive"] for row in table if row["method"] == "policy"
+    )
+    assert 0 < decision["threshold"]["n"] <= 8, "fitted on the validation split"
+    assert logged["test/policy_threshold/threshold"] == decision["threshold"]["value"]
+    assert "test/decision/policy/regret_mrr" in logged and "regret R@1" in printed
+    assert logged["test/gain/gain/mrr"] == pytest.approx(
+        sum(logged[f"test/gain/{part}/mrr"] for part in ("switch", "boxes", "decision"))
+    )
 
     assert main(["predict", "--resume", "last", "--predictions.path", "out/p.jsonl"]) == 0
     records = [json.loads(line) for line in Path("out/p.jsonl").read_text().splitlines()]

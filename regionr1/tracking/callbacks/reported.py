@@ -1,11 +1,13 @@
 """What the callbacks here expect of the module that is trained; RGRPO has it."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from regionr1.evaluation.table import Outcome
+from regionr1.evaluation.views import Evaluator
 
 
+@runtime_checkable
 class ReportedModule(Protocol):
     """A module whose validation, test and adapter can be shown.
 
@@ -14,10 +16,15 @@ class ReportedModule(Protocol):
             decision ("FULL", "REGION" or "INVALID"), box_px and reference_box_px (original pixels
             or None), rank_full and rank_view (1-based, inf or None where there is none).
         test_outcomes: Outcomes of this rank's test queries, all methods.
+        evaluator: Ranks candidates by views of the queries.
     """
 
     last_validation_examples: list[dict[str, Any]]
     test_outcomes: list[Outcome]
+
+    @property
+    def evaluator(self) -> Evaluator:
+        """Ranks candidates by the views that the policy and the baselines choose."""
 
     def check_data(self, datamodule: Any, stage: str) -> None:
         """Raises a UserError where this module cannot use the data of a stage."""
