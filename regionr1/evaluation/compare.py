@@ -13,6 +13,7 @@ from scipy.stats import t as student
 from regionr1.errors import UserError
 from regionr1.evaluation.bootstrap import Interval
 from regionr1.evaluation.markdown import interval_cell, markdown_table
+from regionr1.evaluation.permutation import permutation_p_values
 from regionr1.evaluation.table import METRICS, Outcome, metrics_table, paired_difference
 
 COMPARED = ("cond_recall_at_1", "recall_at_1", "mrr", "ndcg", "region_rate", "invalid_rate")
@@ -89,6 +90,11 @@ def _of_method(run: TestedRun, method: str) -> list[Outcome]:
     return outcomes
 
 
+def _p_values(first: TestedRun, run: TestedRun, method: str) -> dict[str, float | None]:
+    both = [*_of_method(first, method), *_of_method(run, method)]
+    return permutation_p_values(both, run.name, first.name)
+
+
 def verdict(difference: Interval) -> str:
     """Whether an interval tells a difference from noise."""
     if difference.low is None or difference.high is None:
@@ -151,15 +157,21 @@ def _values_part(runs: Sequence[TestedRun], method: str, resamples: int) -> str:
 
 
 def _difference_part(runs: Sequence[TestedRun], method: str, resamples: int) -> str:
-    rows = [
-        [
-            *(f"{name} - {runs[0].name}", METRICS[metric]),
-            *(interval_cell(values[metric], "+.3f"), verdict(values[metric])),
-        ]
-        for name, values in differences(runs, method, resamples).items()
-        for metric in COMPARED
-    ]
-    note = "95% intervals: paired bootstrap on the same queries, resampled by entity."
+    rows = []
+    for name, values in differences(runs, method, resamples).items():
+        p_values = _p_values(runs[0], next(run for run in runs if run.name == name), method)
+        for metric in COMPARED:
+            p = p_values[metric]
+            rows.append([
+                *(f"{name} - {runs[0].name}", METRICS[metric]),
+                interval_cell(values[metric], "+.3f"),
+                "-" if p is None else f"{p:.4f}",
+                verdict(values[metric]),
+            ])  # fmt: skip
+    note = (
+        "95% intervals: paired bootstrap on the same queries, resampled by entity. p: paired "
+        "permutation test, by entity."
+    )
     first = {o.key for o in _of_method(runs[0], method)}
     for run in runs[1:]:
         keys = {o.key for o in _of_method(run, method)}
@@ -168,7 +180,7 @@ def _difference_part(runs: Sequence[TestedRun], method: str, resamples: int) -> 
                 f"\n{run.name} was tested on other queries than {runs[0].name}: only the "
                 f"{len(keys & first)} that both have are paired."
             )
-    return markdown_table(["difference", "metric", "paired", "verdict"], rows) + f"\n{note}"
+    return markdown_table(["difference", "metric", "paired", "p", "verdict"], rows) + f"\n{note}"
 
 
 def _seeds_part(group: Sequence[TestedRun], method: str) -> str:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 
+from regionr1.evaluation.by_rank import band_table, by_full_rank
 from regionr1.evaluation.decision_quality import (
     DECIDERS,
     Threshold,
@@ -36,6 +37,7 @@ class Findings:
         self.by_part = grouped_table(outcomes)
         self.gain = gain_parts(outcomes)
         self.decisions = decision_rows(outcomes)
+        self.bands = by_full_rank(outcomes)
 
     def text(self) -> str:
         """What people read at the end of a test."""
@@ -49,6 +51,8 @@ class Findings:
             parts.append(gain_table(self.gain))
         if self.decisions:
             parts.append(decision_table(self.decisions))
+        if self.bands:
+            parts.append(band_table(self.bands))
         if self.by_part:
             parts.append(format_table(self.by_part))
         return "\n\n".join(parts)
@@ -63,6 +67,8 @@ class Findings:
                 found[f"{name}.json"] = table_json(rows)
         if self.gain:
             found["test_gain.md"] = gain_table(self.gain) + "\n"
+        if self.bands:
+            found["test_by_rank.md"] = band_table(self.bands) + "\n"
         if self.decisions:
             found["test_decision.md"] = decision_table(self.decisions) + "\n"
             found["test_decision.json"] = self._decision_json()

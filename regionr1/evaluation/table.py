@@ -10,6 +10,7 @@ image.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -225,16 +226,49 @@ def paired_difference(
     Raises:
         ValueError: If the two share no query.
     """
+    pairs = paired_ratios(outcomes, method, baseline)
+    values, draws = [], []
+    for numerators, denominators in (pairs.ours, pairs.theirs):
+        values.append(divide(numerators.sum(0), denominators.sum(0)))
+        draws.append(
+            ratio_draws(
+                numerators, denominators, pairs.cluster_of, pairs.n_clusters, resamples, seed
+            )
+        )
+    return dict(zip(METRICS, intervals(values[0] - values[1], draws[0] - draws[1]), strict=True))
+
+
+class PairedRatios(NamedTuple):
+    """Two methods on the same N queries.
+
+    Attributes:
+        ours: (N, M) numerators and (N, M) denominators of the method of interest.
+        theirs: The same of the other one.
+        cluster_of: N numbers in [0, n_clusters), the cluster of each query.
+        n_clusters: Number of clusters.
+    """
+
+    ours: tuple[FloatArray, FloatArray]
+    theirs: tuple[FloatArray, FloatArray]
+    cluster_of: list[int]
+    n_clusters: int
+
+
+def paired_ratios(outcomes: Iterable[Outcome], method: str, baseline: str) -> PairedRatios:
+    """The queries that both methods were applied to.
+
+    Raises:
+        ValueError: If there is none.
+    """
     methods = by_method(outcomes)
     ours, theirs = methods.get(method, {}), methods.get(baseline, {})
     shared = [key for key in ours if key in theirs]
     if not shared:
         raise ValueError(f"{method} and {baseline} share no query, so they cannot be compared")
     clusters = {name: i for i, name in enumerate(sorted({ours[key].cluster for key in shared}))}
-    index = [clusters[ours[key].cluster] for key in shared]
-    values, draws = [], []
-    for rows in (ours, theirs):
-        numerators, denominators = ratio_arrays([rows[key] for key in shared])
-        values.append(divide(numerators.sum(0), denominators.sum(0)))
-        draws.append(ratio_draws(numerators, denominators, index, len(clusters), resamples, seed))
-    return dict(zip(METRICS, intervals(values[0] - values[1], draws[0] - draws[1]), strict=True))
+    return PairedRatios(
+        ratio_arrays([ours[key] for key in shared]),
+        ratio_arrays([theirs[key] for key in shared]),
+        [clusters[ours[key].cluster] for key in shared],
+        len(clusters),
+    )
