@@ -7,6 +7,7 @@ import pytest
 import yaml
 from checkout import CONF
 
+from regionr1.algorithm.advantages import AdvantageOptions
 from regionr1.algorithm.answers import Decision
 from regionr1.algorithm.boxes import CropPrior
 from regionr1.algorithm.rewards import RewardWeights
@@ -56,7 +57,8 @@ def test_the_papers_recipe_is_the_papers() -> None:
     conf = yaml.safe_load((CONF / "paper.yaml").read_text())
     model, policy = conf["model"], conf["model"]["policy"]["init_args"]
     assert (model["group_size"], model["decision"]) == (8, "balanced")
-    assert (model["scale_rewards"], model["stratified"]) == ("group", 0.0)
+    advantage = AdvantageOptions(**model["advantage"])
+    assert (advantage.scale_rewards, advantage.stratified) == ("group", 0.0)
     reward = RewardWeights(**model["reward"])
     assert reward.variant == "paper" and (reward.right_full, reward.positives) == (1.0, "max")
     assert (reward.mrr, reward.ndcg, reward.rank, reward.margin) == (0.2, 0.2, 0.2, 0.4)

@@ -181,7 +181,7 @@ def trainer(max_steps: int, **options: Any) -> Trainer:
 
 
 def module(policy: CropPolicy, **options: Any) -> RGRPO:
-    """r-GRPO with plain gradient descent and groups of 2."""
+    """r-GRPO with plain gradient descent and groups of 2; options by RGRPO's names."""
     settings = {
         "group_size": 2,
         "optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.05),

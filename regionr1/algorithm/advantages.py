@@ -2,19 +2,58 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 from torch import Tensor
 
 from regionr1.errors import UserError
 
+Scale = Literal["none", "group", "batch"]
+Baseline = Literal["mean", "leave_one_out"]
+
 _EPSILON = 1e-4  # as TRL's, so that runs compare
+
+
+@dataclass(frozen=True)
+class AdvantageOptions:
+    """How rewards become advantages.
+
+    Attributes:
+        scale_rewards: Divide advantages by the standard deviation of the `group` (the paper's
+            Eq. 9), of the `batch` (of all ranks), or by nothing (`none`, as the paper's release).
+        baseline: What a reward is compared with: the group's `mean`, or `leave_one_out`, which
+            `exact` always takes.
+        stratified: Share of the advantage taken among rollouts of the same decision only. The
+            paper's "conditional on d" can be read both ways: 0 is Eq. 9 as written, over the whole
+            group; 1 takes mean and deviation within each decision's own rollouts.
+    """
+
+    scale_rewards: Scale = "none"
+    baseline: Baseline = "mean"
+    stratified: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.scale_rewards not in get_args(Scale) or self.baseline not in get_args(Baseline):
+            raise UserError(
+                "model.advantage: use scale_rewards none, group or batch and baseline mean or "
+                f"leave_one_out, got {self.scale_rewards!r} and {self.baseline!r}"
+            )
+        if not 0 <= self.stratified <= 1:
+            raise UserError(
+                f"model.advantage.stratified is {self.stratified}: set it between 0 and 1"
+            )
+        if self.stratified and self.baseline != "mean":
+            raise UserError(
+                "model.advantage.stratified compares with means only: set model.advantage.baseline "
+                "to mean"
+            )
 
 
 def group_advantages(
     rewards: Tensor,
-    scale: Literal["none", "group", "batch"] = "none",
-    baseline: Literal["mean", "leave_one_out"] = "mean",
+    scale: Scale = "none",
+    baseline: Baseline = "mean",
     batch_std: Tensor | None = None,
 ) -> Tensor:
     """Rewards (B, G) -> advantages (B, G).
@@ -37,7 +76,7 @@ def group_advantages(
             option.
     """
     _check(rewards)
-    if scale not in ("none", "group", "batch") or baseline not in ("mean", "leave_one_out"):
+    if scale not in get_args(Scale) or baseline not in get_args(Baseline):
         raise UserError(
             "Advantages: use scale 'none', 'group' or 'batch' and baseline 'mean' or "
             f"'leave_one_out', got {scale!r} and {baseline!r}."
@@ -57,7 +96,7 @@ def group_advantages(
 def stratified_advantages(
     rewards: Tensor,
     decision: Tensor,
-    scale: Literal["none", "group", "batch"],
+    scale: Scale,
     blend: float,
     batch_std: Tensor | None = None,
 ) -> Tensor:

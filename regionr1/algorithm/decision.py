@@ -16,11 +16,40 @@ with b_i the mean of the other rollouts. It is unbiased and the decision adds no
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from regionr1.errors import UserError
+
+
+@dataclass(frozen=True)
+class EstimatorOptions:
+    """What changes the estimate of the decision's gradient.
+
+    Attributes:
+        balanced_correction: Weigh a balanced group by what the policy would have decided, so that
+            its gradient is the policy's own. Sets baseline and scale_rewards aside.
+        region_floor: Least weight of the box part under `exact`, which is pi(REGION) otherwise. A
+            policy that hardly crops keeps learning boxes, with a bias: as if it cropped so often.
+        decision_entropy: Weight of a bonus on the entropy of FULL against REGION.
+    """
+
+    balanced_correction: bool = False
+    region_floor: float = 0.0
+    decision_entropy: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.region_floor <= 1:
+            raise UserError(
+                f"model.estimator.region_floor is {self.region_floor}: set it between 0 and 1"
+            )
+        if not self.decision_entropy >= 0:
+            raise UserError(
+                f"model.estimator.decision_entropy is {self.decision_entropy}: set it to 0 or more"
+            )
 
 
 def expected_reward(

@@ -52,6 +52,56 @@ class LossShape:
             raise UserError(f"Loss shape: every constant must be above 0 and finite, got {self}.")
 
 
+@dataclass(frozen=True)
+class LossOptions:
+    """The loss of sampled tokens, by TRL's names. The ratio acts from the second step per rollout.
+
+    Attributes:
+        loss_type: One of grpo, bnpo, dr_grpo, dapo, luspo, cispo, sapo, vespo. Left out: `luspo`
+            (token sums, the objective's own gradient) for the exact decision and
+            balanced_correction, `grpo` (token means) otherwise. With another one `exact` weighs the
+            box part by it, and the decision as ever.
+        importance_sampling_level: Ratio of each `token`, or of the `sequence`: the geometric mean
+            of a completion's ratios in the place of each (GSPO).
+        epsilon_low: How far below 1 the ratio still counts.
+        epsilon_high: How far above 1 the ratio still counts; DAPO uses 0.28. For `cispo` it is the
+            largest ratio itself, 5 say.
+        delta: Largest ratio that counts at all, also where the advantage is negative (INTELLECT-2).
+        shape: Constants of `sapo` and `vespo`.
+    """
+
+    loss_type: LossType | None = None
+    importance_sampling_level: RatioLevel = "token"
+    epsilon_low: float = 0.2
+    epsilon_high: float = 0.2
+    delta: float | None = None
+    shape: LossShape = LossShape()
+
+    def __post_init__(self) -> None:
+        if self.loss_type not in (None, *get_args(LossType)):
+            raise _unknown(self.loss_type)
+        if not (0 <= self.epsilon_low <= 1 and 0 <= self.epsilon_high < float("inf")):
+            raise UserError(
+                "Clipping: epsilon_low must be between 0 and 1 and epsilon_high at least 0, "
+                f"got {self.epsilon_low} and {self.epsilon_high}."
+            )
+        if self.loss_type == "cispo" and self.epsilon_high < 1:
+            raise UserError(
+                "Loss 'cispo' caps the ratio itself at epsilon_high: set it to 1 or more, 5 say, "
+                f"not {self.epsilon_high}."
+            )
+        if self.delta is not None and not self.delta > 1 + self.epsilon_high:
+            raise UserError(
+                f"Clipping: delta must be above 1 + epsilon_high = {1 + self.epsilon_high}, got "
+                f"{self.delta}."
+            )
+        if self.importance_sampling_level not in get_args(RatioLevel):
+            raise UserError(
+                f"Unknown importance_sampling_level {self.importance_sampling_level!r}: use "
+                "'token' or 'sequence'."
+            )
+
+
 class LossStats(NamedTuple):
     """The loss and what the clip did; all scalars, and only `loss` carries a gradient.
 
@@ -75,13 +125,8 @@ def policy_loss(
     old_logp: Tensor | None,
     advantages: Tensor,
     mask: Tensor,
-    loss_type: LossType = "grpo",
-    epsilon_low: float = 0.2,
-    epsilon_high: float = 0.2,
+    options: LossOptions = LossOptions("grpo"),
     max_completion_length: int | None = None,
-    importance_sampling_level: RatioLevel = "token",
-    delta: float | None = None,
-    shape: LossShape = LossShape(),
     tokens: Tensor | None = None,
 ) -> LossStats:
     """The loss of a batch of rollouts, averaged by `aggregate`.
@@ -91,25 +136,21 @@ def policy_loss(
         old_logp: (B, G, T) under the policy that sampled; None when that is this policy.
         advantages: (B, G), or (B, G, T) where tokens differ.
         mask: (B, G, T) bool.
-        loss_type: See the top of this file.
-        epsilon_low: How far below 1 the ratio still counts.
-        epsilon_high: How far above 1 the ratio still counts; DAPO uses 0.28. For `cispo` it is the
-            largest ratio itself, 5 say.
+        options: Which loss; its loss_type must be named.
         max_completion_length: See `aggregate`.
-        importance_sampling_level: `token`, or `sequence` for the geometric mean of a completion's
-            ratios in the place of each (GSPO).
-        delta: Largest ratio that counts at all, also where the advantage is negative (INTELLECT-2).
-        shape: Constants of `sapo` and `vespo`.
         tokens: See `aggregate`.
 
     Raises:
-        UserError: an option out of range, or as `aggregate`.
+        UserError: as `aggregate`.
     """
-    check_ratio(loss_type, epsilon_low, epsilon_high, importance_sampling_level, delta)
+    loss_type, shape = options.loss_type, options.shape
+    if loss_type is None:
+        raise _unknown(None)
+    epsilon_low, epsilon_high = options.epsilon_low, options.epsilon_high
     old = logp.detach() if old_logp is None else old_logp
     # Masked before exp, not after: the gradient of a discarded infinity is NaN.
     log_ratio = (logp - old).masked_fill(~mask, 0.0)
-    if importance_sampling_level == "sequence":
+    if options.importance_sampling_level == "sequence":
         mean = log_ratio.sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
         log_ratio = mean.expand_as(mask).masked_fill(~mask, 0.0)
     ratio = log_ratio.exp()
@@ -131,7 +172,7 @@ def policy_loss(
         weight = _vespo_weight(log_ratio.detach().sum(-1, keepdim=True), advantage, shape)
         per_token = -weight * advantage * logp.masked_fill(~mask, 0.0)
     else:
-        capped = ratio if delta is None else ratio.clamp(max=delta)
+        capped = ratio if options.delta is None else ratio.clamp(max=options.delta)
         clipped = ratio.clamp(1 - epsilon_low, 1 + epsilon_high)
         per_token = -torch.minimum(capped * advantage, clipped * advantage)
     loss = aggregate(per_token, mask, loss_type, max_completion_length, tokens)
@@ -172,13 +213,13 @@ def aggregate(
     if loss_type == "luspo":
         return kept.sum(dim=-1).mean()
     if loss_type in ("bnpo", "dapo", "cispo", "vespo"):
-        local = tokens is None or loss_type == "bnpo"
-        return kept.sum() / (mask.sum() if local else tokens).clamp(min=1)  # type: ignore[union-attr]
+        count = mask.sum() if tokens is None or loss_type == "bnpo" else tokens
+        return kept.sum() / count.clamp(min=1)
     if loss_type == "dr_grpo":
         if max_completion_length is None or max_completion_length < 1:
             raise UserError("Loss 'dr_grpo' needs max_completion_length of at least 1.")
         return kept.sum() / (mask.shape[0] * mask.shape[1] * max_completion_length)
-    raise UserError(f"Unknown loss type {loss_type!r}: use one of {', '.join(get_args(LossType))}.")
+    raise _unknown(loss_type)
 
 
 def _vespo_weight(log_weight: Tensor, advantage: Tensor, shape: LossShape) -> Tensor:
@@ -188,27 +229,6 @@ def _vespo_weight(log_weight: Tensor, advantage: Tensor, shape: LossShape) -> Te
     return (rate + k * log_weight - rate * log_weight.exp()).exp()
 
 
-def check_ratio(
-    loss_type: str, epsilon_low: float, epsilon_high: float, level: str, delta: float | None
-) -> None:
-    """Refuses settings of the ratio that make no sense.
-
-    Raises:
-        UserError: Naming the setting.
-    """
-    if not (0 <= epsilon_low <= 1 and 0 <= epsilon_high < float("inf")):
-        raise UserError(
-            "Clipping: epsilon_low must be between 0 and 1 and epsilon_high at least 0, "
-            f"got {epsilon_low} and {epsilon_high}."
-        )
-    if loss_type == "cispo" and epsilon_high < 1:
-        raise UserError(
-            "Loss 'cispo' caps the ratio itself at epsilon_high: set it to 1 or more, 5 say, not "
-            f"{epsilon_high}."
-        )
-    if delta is not None and not delta > 1 + epsilon_high:
-        raise UserError(
-            f"Clipping: delta must be above 1 + epsilon_high = {1 + epsilon_high}, got {delta}."
-        )
-    if level not in get_args(RatioLevel):
-        raise UserError(f"Unknown importance_sampling_level {level!r}: use 'token' or 'sequence'.")
+def _unknown(loss_type: str | None) -> UserError:
+    known = ", ".join(get_args(LossType))
+    return UserError(f"Unknown loss type {loss_type!r}: use one of {known}.")

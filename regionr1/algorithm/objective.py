@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
 from torch import Tensor
 
-from regionr1.algorithm.advantages import group_advantages, stratified_advantages
+from regionr1.algorithm.advantages import (
+    AdvantageOptions,
+    group_advantages,
+    stratified_advantages,
+)
 from regionr1.algorithm.decision import (
+    EstimatorOptions,
     corrected_advantages,
     decision_entropy,
     expected_reward,
     region_weight,
 )
 from regionr1.algorithm.kl import decision_kl, k3_value, kl_k3
-from regionr1.algorithm.losses import (
-    LossShape,
-    LossType,
-    RatioLevel,
-    aggregate,
-    check_ratio,
-    policy_loss,
-)
+from regionr1.algorithm.losses import LossOptions, LossType, aggregate, policy_loss
 from regionr1.errors import UserError
 
 Decider = Literal["exact", "balanced", "on_policy"]
@@ -41,6 +39,10 @@ class Scored(NamedTuple):
     logp: Tensor
     log_p_full: Tensor
     log_p_region: Tensor
+
+    def detach(self) -> Scored:
+        """The same without gradient."""
+        return Scored(self.logp.detach(), self.log_p_full.detach(), self.log_p_region.detach())
 
 
 class Group(NamedTuple):
@@ -88,66 +90,52 @@ class TokenCounts(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective:
-    """Which loss is minimised. `RGRPO` documents the fields, under the same names."""
+    """Which loss is minimised.
+
+    Attributes:
+        decision: See `RGRPO`.
+        kl_weight: See `RGRPO`.
+        kl: See `RGRPO`.
+        estimator: What changes the estimate of the decision's gradient.
+        advantage: How rewards become advantages.
+        loss: The loss of sampled tokens.
+        max_completion_length: The longest completion allowed; `dr_grpo` only.
+    """
 
     decision: Decider = "balanced"
-    balanced_correction: bool = False
-    region_floor: float = 0.0
-    decision_entropy: float = 0.0
-    scale_rewards: Literal["none", "group", "batch"] = "none"
-    baseline: Literal["mean", "leave_one_out"] = "mean"
-    stratified: float = 0.0
-    loss_type: LossType | None = None
-    importance_sampling_level: RatioLevel = "token"
-    epsilon_low: float = 0.2
-    epsilon_high: float = 0.2
-    delta: float | None = None
-    loss_shape: LossShape = LossShape()
     kl_weight: float = 0.0
     kl: Kl = "k3"
+    estimator: EstimatorOptions = EstimatorOptions()
+    advantage: AdvantageOptions = AdvantageOptions()
+    loss: LossOptions = LossOptions()
     max_completion_length: int | None = None
 
     def __post_init__(self) -> None:
+        corrected, stratified = self.estimator.balanced_correction, self.advantage.stratified
         rules = {
             f"model.kl_weight is {self.kl_weight}: set it to 0 or more": self.kl_weight >= 0,
-            f"model.decision_entropy is {self.decision_entropy}: set it to 0 or more": (
-                self.decision_entropy >= 0
-            ),
             f"model.decision is {self.decision!r}: use exact, balanced or on_policy": (
                 self.decision in get_args(Decider)
             ),
             f"model.kl is {self.kl!r}: use k3, k3_ratio or exact_decision": (
                 self.kl in get_args(Kl)
             ),
-            "model.balanced_correction corrects balanced sampling only: set decision=balanced": (
-                not self.balanced_correction or self.decision == "balanced"
-            ),
-            "model.stratified and model.balanced_correction exclude each other: set one to 0": (
-                not (self.balanced_correction and self.stratified)
-            ),
-            "model.stratified needs groups of both decisions, which exact has not: set it to 0": (
-                not (self.stratified and self.decision == "exact")
-            ),
-            "model.stratified compares with means only: set model.baseline to mean": (
-                not (self.stratified and self.baseline != "mean")
-            ),
-            f"model.region_floor must be between 0 and 1, got {self.region_floor}": (
-                0 <= self.region_floor <= 1
-            ),
+            "model.estimator.balanced_correction corrects balanced sampling only: set "
+            "model.decision=balanced": not corrected or self.decision == "balanced",
+            "model.advantage.stratified and model.estimator.balanced_correction exclude each "
+            "other: set one to 0": not (corrected and stratified),
+            "model.advantage.stratified needs groups of both decisions, which exact has not: set "
+            "it to 0": not (stratified and self.decision == "exact"),
         }
         for rule, holds in rules.items():
             if not holds:
                 raise UserError(rule)
-        check_ratio(
-            self.averaging, self.epsilon_low, self.epsilon_high, self.importance_sampling_level,
-            self.delta,
-        )  # fmt: skip
 
     @property
     def averaging(self) -> LossType:
         """The loss type; left out, token sums where the gradient is to be the policy's own."""
-        own = self.decision == "exact" or self.balanced_correction
-        return self.loss_type or ("luspo" if own else "grpo")
+        own = self.decision == "exact" or self.estimator.balanced_correction
+        return self.loss.loss_type or ("luspo" if own else "grpo")
 
     @property
     def counts_tokens(self) -> bool:
@@ -158,7 +146,7 @@ class Objective:
         """(B, G, T) the tokens that the sampled part of the loss is about."""
         if self.decision == "exact":
             return group.box_mask
-        if self.balanced_correction:
+        if self.estimator.balanced_correction:
             return group.mask & (group.decides | ~group.dictated)
         # Dictated tokens count like sampled ones: from them balanced sampling learns the decision.
         return group.mask
@@ -170,11 +158,45 @@ class Objective:
         return group.mask
 
 
+def step_advantages(objective: Objective, group: Group, now: Scored, old: Scored) -> Tensor:
+    """How much better each rollout did than it is compared with, without gradient.
+
+    Args:
+        objective: Which baseline, scale and weights.
+        group: What was sampled and what it earned.
+        now: Under the policy, which weighs boxes (`exact`) or decisions (balanced_correction).
+        old: Under the policy that sampled.
+
+    Returns:
+        (B, G), or (B, G, T) where the tokens of one answer differ.
+    """
+    options, rewards, std = objective.advantage, group.rewards, group.batch_std
+    if objective.decision == "exact":
+        # The mean of the others: a box compared with a mean that holds itself is biased.
+        boxes = group_advantages(rewards, options.scale_rewards, "leave_one_out", std)
+        weight = region_weight(now.log_p_region, objective.estimator.region_floor)
+        return weight[:, None] * boxes
+    if objective.estimator.balanced_correction:
+        group_advantages(rewards)  # refuses rewards that are not numbers
+        corrected = corrected_advantages(
+            rewards, group.region, group.decides, now.log_p_full, now.log_p_region
+        )
+        # These weights are the new policy's already: the loss's ratio would count it twice.
+        ratio = (now.logp - old.logp).detach().clamp(min=-20.0).exp()  # never a division by 0
+        return corrected / ratio.where(group.decides, 1.0)
+    if options.stratified > 0:
+        return stratified_advantages(
+            rewards, group.decision, options.scale_rewards, options.stratified, std
+        )
+    return group_advantages(rewards, options.scale_rewards, options.baseline, std)
+
+
 def step_loss(
     objective: Objective,
     group: Group,
+    advantages: Tensor,
     now: Scored,
-    old: Scored | None = None,
+    old: Scored,
     reference: Scored | None = None,
     tokens: TokenCounts | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -183,18 +205,21 @@ def step_loss(
     Args:
         objective: Which loss.
         group: What was sampled and what it earned.
+        advantages: As `step_advantages` returns them.
         now: Under the policy, with gradient.
-        old: Under the policy that sampled, without gradient; None when that is this policy.
+        old: Under the policy that sampled, without gradient.
         reference: Under the reference policy; needed where kl_weight is above 0.
         tokens: On several ranks, for losses that are divided by tokens; see `aggregate`.
     """
-    advantages = _advantages(objective, group, now, old or now)
     stats = policy_loss(
-        now.logp, old.logp if old else None, advantages, objective.loss_mask(group),
-        objective.averaging, objective.epsilon_low, objective.epsilon_high,
-        objective.max_completion_length, objective.importance_sampling_level, objective.delta,
-        objective.loss_shape, tokens.loss if tokens else None,
-    )  # fmt: skip
+        now.logp,
+        old.logp,
+        advantages,
+        objective.loss_mask(group),
+        replace(objective.loss, loss_type=objective.averaging),
+        objective.max_completion_length,
+        tokens.loss if tokens else None,
+    )
     loss = stats.loss
     logged = {
         "clip_ratio/low_mean": stats.clip_low,
@@ -205,37 +230,16 @@ def step_loss(
         expected = _expected(group, now)
         loss = loss - expected.mean()
         logged["reward"] = expected.detach().mean()
-    if objective.decision_entropy > 0:
+    if objective.estimator.decision_entropy > 0:
         entropy = decision_entropy(now.log_p_full, now.log_p_region)
-        loss = loss - objective.decision_entropy * entropy.mean()
+        loss = loss - objective.estimator.decision_entropy * entropy.mean()
     if objective.kl_weight > 0:
         if reference is None:
             raise ValueError("a KL term needs the reference's log-probabilities")
-        kl, of_kl = _kl(objective, group, now, reference, old or now, tokens.kl if tokens else None)
+        kl, of_kl = _kl(objective, group, now, reference, old, tokens.kl if tokens else None)
         loss = loss + objective.kl_weight * kl
         logged |= of_kl
     return loss, logged
-
-
-def _advantages(objective: Objective, group: Group, now: Scored, old: Scored) -> Tensor:
-    """(B, G) or (B, G, T)."""
-    rewards, scale, std = group.rewards, objective.scale_rewards, group.batch_std
-    if objective.decision == "exact":
-        # The mean of the others: a box compared with a mean that holds itself is biased.
-        boxes = group_advantages(rewards, scale, "leave_one_out", std)
-        weight = region_weight(now.log_p_region, objective.region_floor)
-        return weight[:, None] * boxes
-    if objective.balanced_correction:
-        group_advantages(rewards)  # refuses rewards that are not numbers
-        corrected = corrected_advantages(
-            rewards, group.region, group.decides, now.log_p_full, now.log_p_region
-        )
-        # These weights are the new policy's already: the loss's ratio would count it twice.
-        ratio = (now.logp - old.logp).detach().clamp(min=-20.0).exp()  # never a division by 0
-        return corrected / ratio.where(group.decides, 1.0)
-    if objective.stratified > 0:
-        return stratified_advantages(rewards, group.decision, scale, objective.stratified, std)
-    return group_advantages(rewards, scale, objective.baseline, std)
 
 
 def _expected(group: Group, now: Scored) -> Tensor:
@@ -260,7 +264,7 @@ def _kl(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The KL term, and what to log of it: TRL's mean over tokens, whatever averages the loss."""
     exact = objective.decision == "exact"
-    old_logp = None if objective.kl == "k3" else old.logp.detach()
+    old_logp = None if objective.kl == "k3" else old.logp
     mask = objective.kl_mask(group)
     value = k3_value(now.logp, reference.logp, old_logp)
     logged = {"kl": value.masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)}

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from regionr1.algorithm.answers import Decision
-from regionr1.algorithm.objective import Group, Objective, Scored, step_loss
+from regionr1.algorithm.objective import Group, Objective, Scored, step_advantages, step_loss
 from regionr1.policy.crop_policy import CropPolicy
 from regionr1.policy.decode import decode, evaluating
 from regionr1.policy.logprobs import policy_pass
@@ -68,7 +68,7 @@ class Stepper:
             with torch.no_grad():
                 reference = self.policy.score(rollouts, use_adapter=False).scored
         group = as_group(rollouts, self.policy.tokens, rewards, *known)
-        loss, _ = step_loss(self.objective, group, now.scored, reference=reference)
+        loss = _loss(self.objective, group, now.scored, reference)
         with self.stage("backward"):
             loss.backward()
         self.policy.zero_grad()
@@ -109,11 +109,11 @@ class Stepper:
             torch.zeros_like(mask).view(*shape, -1), torch.zeros(shape).bool(),
             torch.zeros(shape), rewards,
         )  # fmt: skip
-        loss, _ = step_loss(
+        loss = _loss(
             replace(self.objective, decision="on_policy"),
             group,
             _grouped(now, shape),
-            reference=None if reference is None else _grouped(reference, shape),
+            None if reference is None else _grouped(reference, shape),
         )
         with self.stage("backward"):
             loss.backward()
@@ -133,9 +133,7 @@ class Stepper:
             reference = None
             with torch.no_grad():
                 reference = self.policy.score(rollouts, use_adapter=False).scored
-            loss, _ = step_loss(
-                self.objective, group, self.policy.score(rollouts).scored, reference=reference
-            )
+            loss = _loss(self.objective, group, self.policy.score(rollouts).scored, reference)
             loss.backward()
             trained = [p.grad for p in self.policy.parameters() if p.grad is not None]
             found.append((loss.detach(), torch.cat([grad.flatten() for grad in trained])))
@@ -193,6 +191,13 @@ class _EveryTime(VisionCache):
 def trivial_reward(ids: Tensor) -> Tensor:
     """(B, G) from token ids (B, G, T): differs from rollout to rollout and costs nothing."""
     return (ids.sum(-1) % 17).float() / 17
+
+
+def _loss(objective: Objective, group: Group, now: Scored, reference: Scored | None) -> Tensor:
+    """The loss of the first gradient step on these rollouts."""
+    old = now.detach()
+    advantages = step_advantages(objective, group, now, old)
+    return step_loss(objective, group, advantages, now, old, reference)[0]
 
 
 def _grouped(scored: Scored, shape: tuple[int, int]) -> Scored:

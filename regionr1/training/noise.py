@@ -1,4 +1,4 @@
-"""What one training step is sampled with: dictated decisions, and noise of its own."""
+"""What one training step is sampled with: forced decisions, and noise of its own."""
 
 import hashlib
 
@@ -10,11 +10,13 @@ from regionr1.algorithm.boxes import CropPrior
 from regionr1.algorithm.objective import Decider
 
 
-def dictated(decider: Decider, prior: CropPrior, queries: int, group_size: int) -> Tensor | None:
-    """(B, G) decisions that are dictated, the REGIONs first; None where the policy decides.
+def forced_decisions(
+    decider: Decider, prior: CropPrior, queries: int, group_size: int
+) -> Tensor | None:
+    """(B, G) decisions that are forced, the REGIONs first; None where the policy decides.
 
     Args:
-        decider: `exact` dictates REGION throughout, `balanced` the prior's share of it.
+        decider: `exact` forces REGION throughout, `balanced` the prior's share of it.
         prior: Knows that share.
         queries: B.
         group_size: G.

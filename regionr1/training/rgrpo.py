@@ -12,15 +12,17 @@ acts; the loss is about 0 by construction on balanced advantages. Watch `reward`
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
+from regionr1.algorithm.advantages import AdvantageOptions
 from regionr1.algorithm.boxes import CropPrior
-from regionr1.algorithm.losses import LossShape, LossType, RatioLevel
+from regionr1.algorithm.decision import EstimatorOptions
+from regionr1.algorithm.losses import LossOptions
 from regionr1.algorithm.objective import (
     Decider,
     Group,
@@ -28,6 +30,7 @@ from regionr1.algorithm.objective import (
     Objective,
     Scored,
     TokenCounts,
+    step_advantages,
     step_loss,
 )
 from regionr1.algorithm.rewards import RewardWeights
@@ -38,12 +41,30 @@ from regionr1.evaluation.predictions import Prediction
 from regionr1.evaluation.table import Outcome
 from regionr1.evaluation.views import Evaluator
 from regionr1.policy.crop_policy import CropPolicy
+from regionr1.policy.logprobs import PolicyPass
 from regionr1.policy.rollout import Rollouts
 from regionr1.scorers.reranker import RewardReranker
-from regionr1.training import metrics as measures
-from regionr1.training import noise as sampling
+from regionr1.training import metrics, noise
 from regionr1.training.checkpoint import refuse_other_architecture
 from regionr1.training.reward import Earnings, as_group, earn
+
+
+class Step(NamedTuple):
+    """What the gradient steps on one batch of rollouts have in common.
+
+    Attributes:
+        rollouts: G answers to each of B queries.
+        earned: Their rewards.
+        group: What the loss needs of both.
+        old: The rollouts under the policy that sampled them.
+        reference: The rollouts under the policy without its adapter; None without a KL term.
+    """
+
+    rollouts: Rollouts
+    earned: Earnings
+    group: Group
+    old: Scored
+    reference: Scored | None
 
 
 class RGRPO(LightningModule):
@@ -57,33 +78,16 @@ class RGRPO(LightningModule):
         kl: How it is estimated: `k3`; `k3_ratio`, times the ratio, as TRL since 1.1; or
             `exact_decision`, exactly over the decision and k3_ratio over the rest. decision=exact
             always takes the decision's exactly.
-        decision: Who decides between FULL and REGION in a group. `exact` dictates REGION to all,
-            looks FULL's reward up and differentiates the decision itself; `balanced` dictates
+        decision: Who decides between FULL and REGION in a group. `exact` forces REGION on all,
+            looks FULL's reward up and differentiates the decision itself; `balanced` forces it on
             crop_prior.region_share of them (the paper's decision-balanced group sampling);
             `on_policy` lets the policy sample.
-        balanced_correction: Weigh a balanced group by what the policy would have decided, so that
-            its gradient is the policy's own. Sets baseline and scale_rewards aside.
-        region_floor: Least weight of the box part under `exact`, which is pi(REGION) otherwise. A
-            policy that hardly crops keeps learning boxes, with a bias: as if it cropped so often.
-        decision_entropy: Weight of a bonus on the entropy of FULL against REGION.
+        estimator: What changes the estimate of the decision's gradient.
         crop_prior: What is known about crops before learning: the share of REGION, limits of
             shape, padding, and an encouragement that decays.
         reward: Weights of the reward's parts.
-        scale_rewards: Divide advantages by the standard deviation of the `group` (the paper's
-            Eq. 9), of the `batch` (of all ranks), or by nothing (`none`, as the paper's release).
-        baseline: What a reward is compared with: the group's `mean`, or `leave_one_out`, which
-            `exact` always takes.
-        stratified: Share of the advantage taken among rollouts of the same decision only. The
-            paper's "conditional on d" can be read both ways: 0 is Eq. 9 as written, over the whole
-            group; 1 takes mean and deviation within each decision's own rollouts.
-        loss_type: The loss, by TRL's names. Left out: `luspo` (token sums, the objective's own
-            gradient) for `exact` and balanced_correction, `grpo` (token means) otherwise. With
-            another one `exact` weighs the box part by it, and the decision as ever.
-        importance_sampling_level: Ratio of each `token`, or of the `sequence` (GSPO).
-        epsilon_low: Lower clipping distance of the ratio.
-        epsilon_high: Upper clipping distance of the ratio; for `cispo` the largest ratio itself.
-        delta: Largest ratio that counts at all, also where the advantage is negative.
-        loss_shape: Constants of `sapo` and `vespo`.
+        advantage: How rewards become advantages.
+        loss: The loss of sampled tokens.
         num_iterations: Gradient steps per rollout. The exact decision has no ratio: its later steps
             use the new pi(FULL) with the rewards of the first.
         seed: Of the sampling noise, which also depends on the step and the rank.
@@ -99,20 +103,11 @@ class RGRPO(LightningModule):
         kl_weight: float = 0.0,
         kl: Kl = "k3",
         decision: Decider = "balanced",
-        balanced_correction: bool = False,
-        region_floor: float = 0.0,
-        decision_entropy: float = 0.0,
+        estimator: EstimatorOptions = EstimatorOptions(),
         crop_prior: CropPrior = CropPrior(),
         reward: RewardWeights = RewardWeights(),
-        scale_rewards: Literal["none", "group", "batch"] = "none",
-        baseline: Literal["mean", "leave_one_out"] = "mean",
-        stratified: float = 0.0,
-        loss_type: LossType | None = None,
-        importance_sampling_level: RatioLevel = "token",
-        epsilon_low: float = 0.2,
-        epsilon_high: float = 0.2,
-        delta: float | None = None,
-        loss_shape: LossShape = LossShape(),
+        advantage: AdvantageOptions = AdvantageOptions(),
+        loss: LossOptions = LossOptions(),
         num_iterations: int = 1,
         seed: int = 42,
         optimizer: OptimizerCallable = torch.optim.AdamW,
@@ -127,10 +122,14 @@ class RGRPO(LightningModule):
         if num_iterations < 1:
             raise UserError(f"model.num_iterations is {num_iterations}: set it to 1 or more")
         self.objective = Objective(
-            decision, balanced_correction, region_floor, decision_entropy, scale_rewards, baseline,
-            stratified, loss_type, importance_sampling_level, epsilon_low, epsilon_high, delta,
-            loss_shape, kl_weight, kl, policy.max_new_tokens,
-        )  # fmt: skip
+            decision=decision,
+            kl_weight=kl_weight,
+            kl=kl,
+            estimator=estimator,
+            advantage=advantage,
+            loss=loss,
+            max_completion_length=policy.max_new_tokens,
+        )
         self.save_hyperparameters(ignore=["policy", "reranker"])
         self.strict_loading = False  # checkpoints hold the adapter only
         self.policy = policy
@@ -139,11 +138,11 @@ class RGRPO(LightningModule):
         self.crop_prior = crop_prior
         self.reward = reward
         self.num_iterations = num_iterations
-        self.iteration = 0
+        self.step: Step | None = None
         self.seed = seed
         self.optimizer = optimizer
         self.scheduler = scheduler
-        self.validation = measures.ViewMetrics()
+        self.validation = metrics.ViewMetrics()
         self.last_validation_examples: list[dict[str, Any]] = []
         self.test_outcomes: list[Outcome] = []
 
@@ -179,42 +178,64 @@ class RGRPO(LightningModule):
 
     def training_step(self, batch: QueryBatch, batch_idx: int) -> Tensor:
         """One gradient step of r-GRPO on B queries; several share their rollouts if asked for."""
-        if self.iteration == 0:
-            self.drawn = self._draw(batch, batch_idx)
-        rollouts, earned, group = self.drawn
-        now = self.policy.score(rollouts)
-        if self.iteration == 0:
-            old = Scored(*(tensor.detach() for tensor in now.scored))
-            self.fixed = (old, self._reference(rollouts))
-        old, reference = self.fixed
+        if self.step is None:
+            rollouts = self._roll_out(batch, batch_idx)
+            earned = self._earn(batch, rollouts)
+            group = self._group(rollouts, earned)
+            now = self.policy.score(rollouts)
+            step = Step(rollouts, earned, group, now.scored.detach(), self._reference(rollouts))
+        else:
+            step = self.step
+            now = self.policy.score(step.rollouts)
+        advantages = step_advantages(self.objective, step.group, now.scored, step.old)
         loss, of_loss = step_loss(
-            self.objective, group, now.scored, old if self.iteration else None, reference,
-            self._tokens(group),
-        )  # fmt: skip
-
-        logged = measures.training_metrics(
-            rollouts, earned.parts, earned.rewards, now.entropy, self.policy.tokens.eos
+            self.objective,
+            step.group,
+            advantages,
+            now.scored,
+            step.old,
+            step.reference,
+            self._tokens(step.group),
         )
-        logged |= measures.scorer_metrics(earned.views)
-        if self.objective.decision == "exact":  # rollouts of boxes alone do not tell these
-            logged["decision/region_rate"] = rollouts.p_region.mean()
-            logged["reward/full"] = earned.full.mean()
-            logged["decision/gain"] = (earned.rewards.mean(1) - earned.full).mean()
-        logged |= of_loss  # with the expected reward, if the decision is exact
-        logged["loss"] = loss
-        means = measures.mean_over_ranks(logged, self._gather)
-        shown = {name: means.pop(name) for name in ("loss", "reward")}
-        self.log_dict(shown, prog_bar=True, batch_size=len(batch))
-        self.log_dict(means, batch_size=len(batch))
+        self._log_step(step, now, of_loss | {"loss": loss})
+        self.step = step if self.num_iterations > 1 else None  # accumulated batches each roll out
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """As often as asked for, on the same rollouts."""
-        for iteration in range(self.num_iterations):
-            self.iteration = iteration
+        for _ in range(self.num_iterations):
             super().optimizer_step(*args, **kwargs)
-        self.iteration = 0
-        del self.drawn, self.fixed
+        self.step = None
+
+    def _roll_out(self, batch: QueryBatch, batch_idx: int) -> Rollouts:
+        """G answers to each of B queries, their decisions forced where the objective wants it."""
+        part = batch_idx % self.trainer.accumulate_grad_batches  # of the step
+        generator = noise.step_noise(
+            self.device, self.seed, self.global_step, part, self.global_rank
+        )
+        forced = noise.forced_decisions(
+            self.objective.decision, self.crop_prior, len(batch), self.group_size
+        )
+        return self.policy.sample(batch.images, batch.questions, self.group_size, forced, generator)
+
+    def _earn(self, batch: QueryBatch, rollouts: Rollouts) -> Earnings:
+        """The rewards of rollouts, at this optimizer step."""
+        return earn(
+            batch,
+            rollouts,
+            self.reranker,
+            self.crop_prior,
+            self.reward,
+            self.global_step,
+            self._profile,
+        )
+
+    def _group(self, rollouts: Rollouts, earned: Earnings) -> Group:
+        """What the loss needs of rollouts and rewards."""
+        group = as_group(rollouts, self.policy.tokens, earned.rewards, earned.full, earned.invalid)
+        if self.objective.advantage.scale_rewards == "batch":
+            group = group._replace(batch_std=self._gather(earned.rewards).std())
+        return group
 
     @torch.no_grad()
     def _reference(self, rollouts: Rollouts) -> Scored | None:
@@ -223,23 +244,22 @@ class RGRPO(LightningModule):
             return None
         return self.policy.score(rollouts, use_adapter=False).scored
 
-    def _draw(self, batch: QueryBatch, batch_idx: int) -> tuple[Rollouts, Earnings, Group]:
-        """Rollouts of B queries and what they earned."""
-        decider, size = self.objective.decision, self.group_size
-        forced = sampling.dictated(decider, self.crop_prior, len(batch), size)
-        part = batch_idx % self.trainer.accumulate_grad_batches  # of the step
-        noise = sampling.step_noise(
-            self.device, self.seed, self.global_step, part, self.global_rank
+    def _log_step(self, step: Step, now: PolicyPass, of_loss: dict[str, Tensor]) -> None:
+        """Logs means over ranks of what the step did."""
+        earned = step.earned
+        logged = metrics.training_metrics(
+            step.rollouts, earned.parts, earned.rewards, now.entropy, self.policy.tokens.eos
         )
-        rollouts = self.policy.sample(batch.images, batch.questions, size, forced, noise)
-        earned = earn(
-            batch, rollouts, self.reranker, self.crop_prior, self.reward, self.global_step,
-            self._profile,
-        )  # fmt: skip
-        group = as_group(rollouts, self.policy.tokens, earned.rewards, earned.full, earned.invalid)
-        if self.objective.scale_rewards == "batch":
-            group = group._replace(batch_std=self._gather(earned.rewards).std())
-        return rollouts, earned, group
+        logged |= metrics.scorer_metrics(earned.views)
+        if self.objective.decision == "exact":  # rollouts of boxes alone do not tell these
+            logged["decision/region_rate"] = step.rollouts.p_region.mean()
+            logged["reward/full"] = earned.full.mean()
+            logged["decision/gain"] = (earned.rewards.mean(1) - earned.full).mean()
+        logged |= of_loss  # with the expected reward, if the decision is exact
+        means = metrics.mean_over_ranks(logged, self._gather)
+        shown = {name: means.pop(name) for name in ("loss", "reward")}
+        self.log_dict(shown, prog_bar=True, batch_size=len(earned.rewards))
+        self.log_dict(means, batch_size=len(earned.rewards))
 
     def _gather(self, values: Tensor) -> Tensor:
         """Those of all ranks, stacked; one rank's stay as they are."""
@@ -258,7 +278,8 @@ class RGRPO(LightningModule):
         return self.trainer.profiler.profile(stage)  # type: ignore[attr-defined]
 
     def on_fit_start(self) -> None:
-        """Lets the profiler time the stages inside the policy."""
+        """Forgets an interrupted step, and lets the profiler time the stages inside the policy."""
+        self.step = None
         self.policy.stage = self._profile
 
     def on_fit_end(self) -> None:

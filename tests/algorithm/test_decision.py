@@ -6,17 +6,21 @@ An answer is FULL, REGION and two tokens of three each, or neither: 11 in all.
 
 import itertools
 import math
+from dataclasses import fields
 
 import pytest
 import torch
 
+from regionr1.algorithm.advantages import AdvantageOptions
 from regionr1.algorithm.decision import (
+    EstimatorOptions,
     corrected_advantages,
     decision_entropy,
     expected_reward,
     region_weight,
 )
-from regionr1.algorithm.objective import Group, Objective, Scored, step_loss
+from regionr1.algorithm.losses import LossOptions
+from regionr1.algorithm.objective import Group, Objective, Scored, step_advantages, step_loss
 from regionr1.errors import UserError
 
 FULL, REGION, OTHER = 0, 1, 2
@@ -66,6 +70,25 @@ def true_gradient(theta: torch.Tensor, only_two: bool = False) -> torch.Tensor:
     return torch.tensor([(up - down) / 2e-6 for up, down in ends], dtype=torch.float64)
 
 
+def objective_of(**options) -> Objective:
+    """An objective from options by their own names, whatever group they stand in."""
+
+    def taken(kind: type) -> object:
+        names = {field.name for field in fields(kind)} & options.keys()
+        return kind(**{name: options.pop(name) for name in names})
+
+    groups = {"estimator": EstimatorOptions, "advantage": AdvantageOptions, "loss": LossOptions}
+    found = {name: taken(kind) for name, kind in groups.items()}
+    return Objective(**found, **options)
+
+
+def loss_of(objective: Objective, group: Group, now: Scored, old=None, reference=None):
+    """The step's loss and what it logs; without `old` the policy itself has sampled."""
+    old = old or now.detach()
+    advantages = step_advantages(objective, group, now, old)
+    return step_loss(objective, group, advantages, now, old, reference)
+
+
 def estimate(
     theta: torch.Tensor, decider: str, sampler: torch.Tensor | None = None, **options
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,7 +133,7 @@ def estimate(
         mask, dictated, decides, region, ids[..., 0], rewards, R_FULL * constant, R_OTHER * constant
     )
     settings = {"loss_type": "luspo", "baseline": "leave_one_out"} | options
-    loss, _ = step_loss(Objective(decision=decider, **settings), group, now, old)
+    loss, _ = loss_of(objective_of(decision=decider, **settings), group, now, old)
     loss.backward()
     gradients = -each.grad * len(groups)  # the loss is a mean over groups
     chance = ((old or now).logp.detach() * mask * ~dictated).sum((1, 2)).exp()
@@ -147,7 +170,7 @@ def test_the_exact_mode_is_exact_by_default() -> None:
 
 
 def test_the_correction_is_right_by_default_and_at_later_steps_of_one_rollout() -> None:
-    assert Objective(balanced_correction=True).averaging == "luspo"
+    assert objective_of(balanced_correction=True).averaging == "luspo"
     theta, options = STARTS["even"], {"balanced_correction": True, "loss_type": None}
     true = true_gradient(theta, only_two=True)
     mean, _ = estimate(theta, "balanced", **options)
@@ -204,8 +227,8 @@ def test_a_certain_decision_has_finite_gradients(odds, dtype) -> None:
         torch.tensor([0.2]), torch.tensor([-1.0]),
     )  # fmt: skip
     reference = Scored(*(tensor.detach() for tensor in now))
-    settings = Objective(decision="exact", decision_entropy=0.1, kl_weight=0.1)
-    loss, logged = step_loss(settings, group, now, reference=reference)
+    settings = objective_of(decision="exact", decision_entropy=0.1, kl_weight=0.1)
+    loss, logged = loss_of(settings, group, now, reference=reference)
     loss.backward()
     assert loss.isfinite() and logits.grad.isfinite().all()
     assert logged["reward"].item() == pytest.approx(0.2 if odds > 0 else 0.4)
@@ -248,7 +271,7 @@ def test_the_kl_of_exact_groups_follows_the_chain_rule() -> None:
         mask, decides, decides, mask[..., 0], mask[..., 0].long(), mask[..., 0] * 0.0, flat, flat
     )
     settings = Objective(decision="exact", kl_weight=1.0, kl="k3_ratio")
-    loss, logged = step_loss(settings, group, now, reference=reference)
+    loss, logged = loss_of(settings, group, now, reference=reference)
     loss.backward()
     chance = now.logp.detach()[:, 0, 1:].sum(-1).exp()
     mean = chance @ each.grad * len(BOXES)
@@ -280,6 +303,10 @@ def test_corrected_advantages_by_hand() -> None:
         ({"decision": "exact", "balanced_correction": True}, "decision=balanced"),
         ({"decision": "exact", "stratified": 0.5}, "stratified"),
         ({"balanced_correction": True, "stratified": 0.5}, "exclude"),
+        ({"stratified": 0.5, "baseline": "leave_one_out"}, "set model.advantage.baseline to mean"),
+        ({"stratified": 1.5}, "stratified is 1.5"),
+        ({"scale_rewards": "row"}, "'row'"),
+        ({"epsilon_low": 2.0}, "epsilon_low must be between 0 and 1"),
         ({"region_floor": 1.5}, "region_floor"),
         ({"decision_entropy": -1.0}, "decision_entropy"),
         ({"kl": "k2"}, "'k2'"),
@@ -288,4 +315,4 @@ def test_corrected_advantages_by_hand() -> None:
 )
 def test_senseless_objectives_are_refused(options, words) -> None:
     with pytest.raises(UserError, match=words):
-        Objective(**options)
+        objective_of(**options)

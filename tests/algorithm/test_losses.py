@@ -8,13 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regionr1.algorithm.kl import decision_kl, kl_k3
-from regionr1.algorithm.losses import LossShape, aggregate, policy_loss
+from regionr1.algorithm.losses import LossOptions, LossShape, aggregate, policy_loss
 from regionr1.errors import UserError
 
 # One query, two rollouts of 1 and 3 tokens.
 MASK = torch.tensor([[[True, False, False], [True, True, True]]])
 ALL = ["grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"]
 TOKENS = torch.tensor([[[2.0, 9.0, 9.0], [1.0, 2.0, 6.0]]])
+
+
+def wide(loss_type: str, **options) -> LossOptions:
+    """A loss whose clip leaves ratios near 1 alone, also where it caps the ratio itself."""
+    return LossOptions(loss_type, epsilon_high=1.2, **options)
 
 
 def test_how_each_type_averages():
@@ -34,7 +39,7 @@ def test_how_each_type_averages():
 def test_masked_tokens_may_hold_anything_and_get_no_gradient(loss_type):
     garbage = torch.tensor([[[0.0, math.nan, -math.inf], [0.0, 0.0, 0.0]]])
     logp = (TOKENS * -0.1 + garbage).requires_grad_()
-    stats = policy_loss(logp, None, torch.tensor([[1.0, -1.0]]), MASK, loss_type, 0.2, 1.2, 4)
+    stats = policy_loss(logp, None, torch.tensor([[1.0, -1.0]]), MASK, wide(loss_type), 4)
     kl = aggregate(kl_k3(logp, TOKENS * -0.2), MASK, loss_type, 4)
     assert stats.loss.isfinite() and stats.ratio == 1
     assert kl.isfinite()
@@ -62,9 +67,8 @@ def test_on_policy_the_gradient_is_that_of_reinforce():
 def test_on_policy_only_the_averaging_tells_the_types_apart(loss_type, level):
     logp = (TOKENS * -0.1).requires_grad_()
     advantages = torch.tensor([[2.0, -1.0]])
-    policy_loss(
-        logp, None, advantages, MASK, loss_type, 0.2, 1.2, 4, importance_sampling_level=level
-    ).loss.backward()
+    options = wide(loss_type, importance_sampling_level=level)
+    policy_loss(logp, None, advantages, MASK, options, 4).loss.backward()
     weights = torch.ones(TOKENS.shape, requires_grad=True)  # what aggregate gives each token
     aggregate(weights, MASK, loss_type, 4).backward()
     expected = -advantages[..., None] * weights.grad
@@ -79,7 +83,11 @@ def one(ratio: float, advantage: float, loss_type: str, **options):
     logp = torch.full((1, 1, 1), math.log(ratio), requires_grad=True)
     mask = torch.ones(1, 1, 1, dtype=torch.bool)
     stats = policy_loss(
-        logp, torch.zeros(1, 1, 1), torch.full((1, 1), advantage), mask, loss_type, **options
+        logp,
+        torch.zeros(1, 1, 1),
+        torch.full((1, 1), advantage),
+        mask,
+        LossOptions(loss_type, **options),
     )
     stats.loss.backward()
     return stats, logp.grad.item()
@@ -110,7 +118,8 @@ def test_vespo_by_hand():
     # the weight is that of the whole completion
     logp = torch.full((1, 1, 2), math.log(1.5), requires_grad=True)
     mask = torch.ones(1, 1, 2, dtype=torch.bool)
-    policy_loss(logp, torch.zeros(1, 1, 2), torch.ones(1, 1), mask, "vespo").loss.backward()
+    vespo = LossOptions("vespo")
+    policy_loss(logp, torch.zeros(1, 1, 2), torch.ones(1, 1), mask, vespo).loss.backward()
     whole = math.exp(3) * 2.25**2 * math.exp(-3 * 2.25)
     assert logp.grad.tolist() == [[pytest.approx([-whole / 2] * 2, rel=1e-5)]]
 
@@ -119,9 +128,10 @@ def test_the_ratio_of_a_sequence_is_the_geometric_mean_of_its_tokens():
     logp = torch.tensor([[[math.log(4.0), 0.0, 9.0]]])
     mask = torch.tensor([[[True, True, False]]])
     old, up = torch.zeros(1, 1, 3), torch.ones(1, 1)
-    each = policy_loss(logp, old, up, mask, epsilon_high=2.0)
+    each = policy_loss(logp, old, up, mask, LossOptions("grpo", epsilon_high=2.0))
     assert each.loss.item() == pytest.approx(-(3 + 1) / 2) and each.clip_high == 0.5
-    whole = policy_loss(logp, old, up, mask, epsilon_high=2.0, importance_sampling_level="sequence")
+    gspo = LossOptions("grpo", epsilon_high=2.0, importance_sampling_level="sequence")
+    whole = policy_loss(logp, old, up, mask, gspo)
     assert whole.loss.item() == pytest.approx(-2) and whole.clip_high == 0
     assert whole.ratio.item() == pytest.approx(2)
 
@@ -135,7 +145,7 @@ def test_delta_bounds_what_the_clip_leaves_open():
 def test_advantages_may_differ_by_token():
     logp = (TOKENS * -0.1).requires_grad_()
     advantages = torch.tensor([[[1.0, 7.0, 7.0], [2.0, 0.0, -3.0]]])
-    policy_loss(logp, None, advantages, MASK, "luspo").loss.backward()
+    policy_loss(logp, None, advantages, MASK, LossOptions("luspo")).loss.backward()
     assert logp.grad.allclose(torch.tensor([[[-0.5, 0.0, 0.0], [-1.0, 0.0, 1.5]]]))
 
 
@@ -153,7 +163,11 @@ def test_the_clip_by_hand(ratio, advantage, value, low, high):
     logp = torch.full((1, 1, 1), math.log(ratio), requires_grad=True)
     one = torch.ones(1, 1, 1, dtype=torch.bool)
     stats = policy_loss(
-        logp, torch.zeros(1, 1, 1), torch.full((1, 1), advantage), one, "grpo", 0.2, 0.28
+        logp,
+        torch.zeros(1, 1, 1),
+        torch.full((1, 1), advantage),
+        one,
+        LossOptions("grpo", epsilon_high=0.28),
     )
     assert stats.loss.item() == pytest.approx(value)
     assert (stats.clip_low, stats.clip_high) == (low, high)
@@ -275,11 +289,12 @@ def test_the_reference_gets_no_gradient():
         ({"loss_type": "cispo"}, "caps the ratio"),
         ({"delta": 1.1}, "delta"),
         ({"importance_sampling_level": "word"}, "'word'"),
+        ({}, "loss type None"),
     ],
 )
 def test_senseless_options_are_refused(options, message):
     with pytest.raises(UserError, match=message):
-        policy_loss(TOKENS, None, torch.ones(1, 2), MASK, **options)
+        policy_loss(TOKENS, None, torch.ones(1, 2), MASK, LossOptions(**options))
 
 
 def test_senseless_shapes_are_refused():

@@ -74,7 +74,7 @@ def test_the_enqueued_setting_is_the_papers(monkeypatch) -> None:
     assert point["model.optimizer.lr"] == paper["optimizer"]["init_args"]["lr"]
     (point,) = read_plan(Path("sweeps/decision.yaml")).enqueue
     assert point["model.decision"] == paper["decision"]
-    assert point["model.scale_rewards"] == paper["scale_rewards"]
+    assert point["model.advantage.scale_rewards"] == paper["advantage"]["scale_rewards"]
 
 
 @pytest.mark.parametrize(

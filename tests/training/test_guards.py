@@ -23,6 +23,8 @@ from written_policy import (
     written,
 )
 
+from regionr1.algorithm.advantages import AdvantageOptions
+from regionr1.algorithm.decision import EstimatorOptions
 from regionr1.errors import UserError
 from regionr1.policy.crop_policy import CropPolicy
 from regionr1.policy.decode import decode
@@ -120,7 +122,7 @@ def test_groups_that_tie_teach_nothing_of_boxes(tiny_policy, decision, scale) ->
     before = {name: value.clone() for name, value in policy.adapter_state().items()}
     run = trainer(1)
     run.fit(
-        module(policy, decision=decision, group_size=3, scale_rewards=scale),
+        module(policy, decision=decision, group_size=3, advantage=AdvantageOptions(scale)),
         datamodule=OneBatch(batch),
     )
     assert run.callback_metrics["frac_reward_zero_std"] == 1
@@ -149,9 +151,13 @@ def test_a_certain_policy_trains_without_nan(tmp_path, dtype, certain, grammar, 
     p_full = policy.p_full(batch.images, batch.questions)
     assert (p_full - float(certain == "full")).abs().max() < 1e-6
     rgrpo = module(
-        policy, decision=decision, group_size=3, kl_weight=0.1, kl="exact_decision",
-        decision_entropy=0.1, region_floor=0.2,
-    )  # fmt: skip
+        policy,
+        decision=decision,
+        group_size=3,
+        kl_weight=0.1,
+        kl="exact_decision",
+        estimator=EstimatorOptions(decision_entropy=0.1, region_floor=0.2),
+    )
     run = trainer(1)
     run.fit(rgrpo, datamodule=OneBatch(batch))
     assert all(run.callback_metrics[name].isfinite() for name in ("loss", "kl", "reward"))

@@ -22,8 +22,11 @@ from written_policy import (
     written,
 )
 
+from regionr1.algorithm.advantages import AdvantageOptions
 from regionr1.algorithm.answers import Decision
 from regionr1.algorithm.boxes import CropPrior
+from regionr1.algorithm.decision import EstimatorOptions
+from regionr1.algorithm.losses import LossOptions
 from regionr1.algorithm.rewards import RewardWeights
 from regionr1.errors import UserError
 from regionr1.policy.crop_policy import CropPolicy
@@ -253,7 +256,7 @@ def test_several_gradient_steps_share_their_rollouts(policy) -> None:
     class Watched(type(module(policy))):
         def training_step(self, batch, batch_idx):
             loss = super().training_step(batch, batch_idx)
-            seen.append((self.iteration, loss.item()))
+            seen.append((len(policy.history), loss.item()))
             return loss
 
     gently = {"optimizer": lambda parameters: torch.optim.SGD(parameters, lr=1e-3)}
@@ -263,8 +266,7 @@ def test_several_gradient_steps_share_their_rollouts(policy) -> None:
         run = trainer(2)
         run.fit(rgrpo, datamodule=OneBatch(colour_batch()))
         assert run.global_step == 2
-    assert len(policy.history) == 4, "one draw per step"
-    assert [iteration for iteration, _ in seen] == [0, 0, 0, 1, 2, 0, 1, 2]
+    assert [draws for draws, _ in seen] == [1, 2, 3, 3, 3, 4, 4, 4], "one draw per step"
     losses = [loss for _, loss in seen[2:5]]
     assert losses[0] > losses[1] > losses[2], "the same rollouts, fitted better each time"
 
@@ -304,11 +306,30 @@ def test_reference_boxes_do_not_reach_training(tiny_policy) -> None:
     "options",
     [
         {"reward": RewardWeights(variant="release")},
-        {"scale_rewards": "group", "baseline": "leave_one_out", "loss_type": "dr_grpo"},
-        {"scale_rewards": "batch", "loss_type": "dapo", "kl_weight": 0.1},
-        {"stratified": 0.5, "loss_type": "bnpo", "kl_weight": 0.1, "kl": "k3_ratio"},
-        {"loss_type": "cispo", "epsilon_high": 5.0, "kl_weight": 0.1, "kl": "exact_decision"},
-        {"importance_sampling_level": "sequence", "num_iterations": 2, "delta": 2.0},
+        {
+            "advantage": AdvantageOptions("group", "leave_one_out"),
+            "loss": LossOptions("dr_grpo"),
+        },
+        {
+            "advantage": AdvantageOptions("batch"),
+            "loss": LossOptions("dapo"),
+            "kl_weight": 0.1,
+        },
+        {
+            "advantage": AdvantageOptions(stratified=0.5),
+            "loss": LossOptions("bnpo"),
+            "kl_weight": 0.1,
+            "kl": "k3_ratio",
+        },
+        {
+            "loss": LossOptions("cispo", epsilon_high=5.0),
+            "kl_weight": 0.1,
+            "kl": "exact_decision",
+        },
+        {
+            "loss": LossOptions(importance_sampling_level="sequence", delta=2.0),
+            "num_iterations": 2,
+        },
         {"crop_prior": CropPrior(padding=0.1, encouragement=0.3, encouragement_steps=2)},
     ],
 )
@@ -396,9 +417,14 @@ def test_shards_of_another_scorer_are_refused(policy) -> None:
         ({"group_size": 0}, "group_size is 0"),
         ({"kl_weight": -0.1}, "kl_weight is -0.1"),
         ({"num_iterations": 0}, "num_iterations is 0"),
-        ({"epsilon_low": 2.0}, "epsilon_low must be between 0 and 1"),
-        ({"decision": "exact", "balanced_correction": True}, "decision=balanced"),
-        ({"stratified": 0.5, "baseline": "leave_one_out"}, "set model.baseline to mean"),
+        (
+            {"decision": "exact", "estimator": EstimatorOptions(balanced_correction=True)},
+            "decision=balanced",
+        ),
+        (
+            {"decision": "exact", "advantage": AdvantageOptions(stratified=0.5)},
+            "needs groups of both decisions",
+        ),
     ],
 )
 def test_bad_settings_are_refused(policy, options, words) -> None:
