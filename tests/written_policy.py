@@ -65,8 +65,8 @@ class WrittenPolicy(CropPolicy):
         prompt = self.encode(images, questions)
         logs = decision_logprobs(self.base, prefill(self.base, prompt), self.tokens)
         probabilities = (logs[0].exp(), logs[1].exp())
-        dictated = torch.zeros_like(mask)
-        return read_rollouts(self.tokenizer, self.frame, prompt, ids, mask, dictated, probabilities)
+        forced = torch.zeros_like(mask)
+        return read_rollouts(self.tokenizer, self.frame, prompt, ids, mask, forced, probabilities)
 
 
 class OneBatch(LightningDataModule):

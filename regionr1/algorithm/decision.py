@@ -109,7 +109,7 @@ def corrected_advantages(
 
     Args:
         rewards: (B, G).
-        region: (B, G) bool, REGION was dictated; elsewhere FULL was.
+        region: (B, G) bool, REGION was forced; elsewhere FULL was.
         decides: (B, G, T) bool, the tokens that make the decision.
         log_p_full: (B,) log pi(FULL).
         log_p_region: (B,) log pi(REGION).

@@ -49,10 +49,10 @@ class Group(NamedTuple):
     """What was sampled and what it earned.
 
     Attributes:
-        mask: (B, G, T) bool, the tokens that the policy gave a probability; forced by no grammar.
-        dictated: (B, G, T) bool, of these the tokens that a quota chose.
+        mask: (B, G, T) bool, the tokens that the policy gave a probability, not scaffolding.
+        forced: (B, G, T) bool, of these the tokens that a quota chose.
         decides: (B, G, T) bool, the tokens that make the decision.
-        region: (B, G) bool, where the quota dictated REGION.
+        region: (B, G) bool, where the quota forced REGION.
         decision: (B, G) integers of `Decision`, as read.
         rewards: (B, G).
         full_reward: (B,) reward of FULL; `exact` only.
@@ -61,7 +61,7 @@ class Group(NamedTuple):
     """
 
     mask: Tensor
-    dictated: Tensor
+    forced: Tensor
     decides: Tensor
     region: Tensor
     decision: Tensor
@@ -73,7 +73,7 @@ class Group(NamedTuple):
     @property
     def box_mask(self) -> Tensor:
         """(B, G, T) bool, the sampled tokens that do not make the decision: those of boxes."""
-        return self.mask & ~self.dictated & ~self.decides
+        return self.mask & ~self.forced & ~self.decides
 
 
 class TokenCounts(NamedTuple):
@@ -147,7 +147,7 @@ class Objective:
         if self.decision == "exact":
             return group.box_mask
         if self.estimator.balanced_correction:
-            return group.mask & (group.decides | ~group.dictated)
+            return group.mask & (group.decides | ~group.forced)
         # Dictated tokens count like sampled ones: from them balanced sampling learns the decision.
         return group.mask
 

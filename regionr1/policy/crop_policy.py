@@ -213,7 +213,7 @@ class CropPolicy(LightningModule):
             images: B images.
             questions: B questions.
             group_size: G.
-            forced: (B, G) `Decision` to dictate, -1 where the model decides. FULL dictates the
+            forced: (B, G) `Decision` to force, -1 where the model decides. FULL forces the
                 whole answer, REGION its tokens up to the first number.
             generator: Randomness, on the policy's device.
         """

@@ -51,14 +51,14 @@ def decode(
 ) -> Decoded:
     """Complete every row of the plan.
 
-    Rows whose whole answer is dictated are never run. The model must be in eval mode: in train
+    Rows whose whole answer is forced are never run. The model must be in eval mode: in train
     mode with gradient checkpointing, decoder layers drop the cache without an error.
 
     Args:
         model: The policy.
         prefix: B prefilled rows; used up.
         tokens: Ends, padding, banned ids and the grammar, if any.
-        plan: (B * G, L) dictated ids at the beginning, -1 where the token is chosen.
+        plan: (B * G, L) forced ids at the beginning, -1 where the token is chosen.
         temperature: Of sampling; None picks the most probable token.
         generator: Source of randomness on the model's device; None for torch's own.
         sides: (B, 2) largest y and x that a box can hold, `CoordFrame.sides`; for the grammar.
@@ -70,8 +70,8 @@ def decode(
     tokens = tokens.to(plan.device)
     total, length = plan.shape
     group = total // len(prefix.mask)
-    dictated = torch.isin(plan, tokens.eos).any(1)
-    ids = torch.where(dictated[:, None] & (plan != FREE), plan, tokens.pad)
+    forced = torch.isin(plan, tokens.eos).any(1)
+    ids = torch.where(forced[:, None] & (plan != FREE), plan, tokens.pad)
     states = None
     if tokens.grammar is not None:
         assert sides is not None
@@ -83,8 +83,8 @@ def decode(
         # alone, and torch.multinomial would draw one per vocabulary entry.
         shape, device = (total, length), plan.device
         draws = torch.rand(shape, dtype=torch.float64, device=device, generator=generator)
-    rows = (~dictated).nonzero().squeeze(1)
-    lengths = torch.isin(plan, tokens.eos).long().argmax(1) + 1  # of what is dictated
+    rows = (~forced).nonzero().squeeze(1)
+    lengths = torch.isin(plan, tokens.eos).long().argmax(1) + 1  # of what is forced
     if len(rows):
         picked = prefix.select(rows // group)
         run = _Run(model, picked, tokens, plan, rows, ids, states, lengths, stop, language)
@@ -149,15 +149,15 @@ class _Run:
         state = self.state.clamp(min=0)  # rows that are finished have none
         column = _pick(grammar.logits(self.model, self.hidden, state), temperature, draw)
         at_decision = self.written == len(self.tokens.shared)
-        dictated = self.plan[:, len(self.tokens.shared)]
-        dictated = torch.where(at_decision, dictated, FREE)
-        column = torch.where(dictated == FREE, column, grammar.column(dictated))
+        forced = self.plan[:, len(self.tokens.shared)]
+        forced = torch.where(at_decision, forced, FREE)
+        column = torch.where(forced == FREE, column, grammar.column(forced))
         assert self.states is not None
         going = ~self.finished
         self.states[self.rows[going], self.written[going]] = state[going]
         self.state = grammar.following[state, column]
-        forced = grammar.runs[grammar.run[state, column]]
-        return torch.cat([grammar.ids[column][:, None], forced], dim=1)
+        scaffolding = grammar.runs[grammar.run[state, column]]
+        return torch.cat([grammar.ids[column][:, None], scaffolding], dim=1)
 
     def take(self, new: Tensor, feed: bool = True) -> None:
         """Write tokens (N, S), -1 after each row's last, and feed them at once or later."""

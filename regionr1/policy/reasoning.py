@@ -4,7 +4,7 @@ An option of ours: the paper's answer (table 10) has no place for reasoning. One
 decoded per query, up to `</think>`, and the G answers branch where the decision is made. So
 everything that holds for a prompt holds for it: the group shares its prefill (a second one, after
 the one that the reasoning was decoded from), the decision after it is exact, and a quota of
-decisions can be dictated. The group shares its tokens too, so they have no advantage of their own
+decisions can be forced. The group shares its tokens too, so they have no advantage of their own
 (a group's advantages sum to zero), and are not trained.
 """
 

@@ -21,7 +21,7 @@ class Rollouts:
         prompt: The model inputs and vision features of the B queries; opaque to callers.
         completion_ids: (B, G, T) token ids, padded after the end token.
         mask: (B, G, T) bool, True up to and including the end token.
-        forced: (B, G, T) bool, True where the token was dictated and not sampled.
+        forced: (B, G, T) bool, True where the token was forced and not sampled.
         texts: B lists of G answers, special tokens removed.
         actions: B lists of G readings.
         decision: (B, G) `Decision` as int64.
@@ -64,7 +64,7 @@ def read_rollouts(
     prompt: Prompt,
     completion_ids: Tensor,
     mask: Tensor,
-    dictated: Tensor,
+    forced: Tensor,
     decision_probabilities: tuple[Tensor, Tensor],
     states: Tensor | None = None,
     form: AnswerForm = SHORT,
@@ -77,7 +77,7 @@ def read_rollouts(
         prompt: What was answered.
         completion_ids: (B, G, T)
         mask: (B, G, T) bool
-        dictated: (B, G, T) bool, where the plan named a token.
+        forced: (B, G, T) bool, where the plan named a token.
         decision_probabilities: pi(FULL) and pi(REGION), each (B,).
         states: (B, G, T) states of the grammar, if there is one.
         form: How the answers are written.
@@ -88,7 +88,7 @@ def read_rollouts(
         prompt=prompt,
         completion_ids=completion_ids,
         mask=mask,
-        forced=dictated & mask,
+        forced=forced & mask,
         texts=texts,
         actions=actions,
         decision=decision,

@@ -59,7 +59,7 @@ class AnswerTokens:
         )
 
     def plan(self, forced: Tensor, length: int) -> Tensor:
-        """Which token ids are dictated.
+        """Which token ids are forced.
 
         Args:
             forced: (B, G) `Decision` per rollout, -1 where the model decides.

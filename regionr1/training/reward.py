@@ -56,7 +56,7 @@ def as_group(
     region = rollouts.completion_ids[..., decisive] == tokens.region[decisive]
     return Group(
         mask=rollouts.chosen,
-        dictated=rollouts.forced,
+        forced=rollouts.forced,
         decides=tokens.deciding(rollouts.mask),
         region=region & rollouts.forced[..., decisive],
         decision=rollouts.decision,

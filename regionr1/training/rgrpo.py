@@ -2,7 +2,7 @@
 
 For each query, a group of G answers is sampled; each crop is scored by the frozen re-ranker; an
 answer's advantage is its reward minus its group's mean; and the policy moves towards what was
-better, held near the policy without its adapter by a KL term. Decision-balanced sampling dictates
+better, held near the policy without its adapter by a KL term. Decision-balanced sampling forces
 the first word of every answer, so that each group holds both FULL and REGION; the exact decision
 samples boxes only and computes the rest (`regionr1/algorithm/decision.py`).
 

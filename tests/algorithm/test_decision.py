@@ -125,18 +125,18 @@ def estimate(
     mask[..., 1:] = (ids[..., :1] == REGION).expand(-1, -1, 2)
     decides = torch.zeros_like(mask)
     decides[..., 0] = True
-    dictated = decides if decider != "on_policy" else torch.zeros_like(mask)
+    forced = decides if decider != "on_policy" else torch.zeros_like(mask)
     region = torch.arange(G).expand(len(groups), -1) < regions
     rewards = torch.tensor([[reward(a) for a in group] for group in groups], dtype=torch.float64)
     constant = torch.ones(len(groups), dtype=torch.float64)
     group = Group(
-        mask, dictated, decides, region, ids[..., 0], rewards, R_FULL * constant, R_OTHER * constant
+        mask, forced, decides, region, ids[..., 0], rewards, R_FULL * constant, R_OTHER * constant
     )
     settings = {"loss_type": "luspo", "baseline": "leave_one_out"} | options
     loss, _ = loss_of(objective_of(decision=decider, **settings), group, now, old)
     loss.backward()
     gradients = -each.grad * len(groups)  # the loss is a mean over groups
-    chance = ((old or now).logp.detach() * mask * ~dictated).sum((1, 2)).exp()
+    chance = ((old or now).logp.detach() * mask * ~forced).sum((1, 2)).exp()
     assert chance.sum().item() == pytest.approx(1)
     mean = chance @ gradients
     return mean, chance @ (gradients - mean).square().sum(-1)

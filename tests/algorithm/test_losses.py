@@ -190,7 +190,7 @@ def test_k3_is_never_negative_and_nothing_at_the_reference(logp, ref_logp):
     assert kl_k3(logp, logp) == 0
 
 
-def test_k3_of_a_dictated_token_is_finite_and_still_pulls():
+def test_k3_of_a_forced_token_is_finite_and_still_pulls():
     logp = torch.tensor([-200.0, -9.9, -10.1], requires_grad=True)
     k3 = kl_k3(logp, torch.zeros(3))
     assert k3[1].item() == pytest.approx(math.expm1(9.9) - 9.9)

@@ -65,7 +65,7 @@ def allowed_next(policy: CropPolicy, written: list[int], digits: int) -> list[in
 
 
 @torch.no_grad()
-def token_by_token(policy, image, question, dictated, temperature, draws):
+def token_by_token(policy, image, question, forced, temperature, draws):
     """One completion without cache or jumps: ids, whether each was a choice, log-probabilities."""
     policy.eval()
     prompt = policy.encode([image], [question])
@@ -81,8 +81,8 @@ def token_by_token(policy, image, question, dictated, temperature, draws):
         logp = (logits.logits[0, -1, options].float() / (temperature or 1.0)).log_softmax(-1)
         if len(options) == 1:
             pick = 0
-        elif not written and dictated >= 0:
-            pick = options.tolist().index((policy.tokens.full, policy.tokens.region)[dictated][0])
+        elif not written and forced >= 0:
+            pick = options.tolist().index((policy.tokens.full, policy.tokens.region)[forced][0])
         elif temperature is None:
             pick = int(logp.argmax())
         else:

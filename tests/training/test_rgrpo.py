@@ -39,7 +39,7 @@ class SamplingPolicy(CropPolicy):
     def sample(self, images, questions, group_size, forced=None, generator=None):
         rollouts = super().sample(images, questions, group_size, forced, generator)
         self.history = [*getattr(self, "history", []), rollouts]
-        self.dictated = forced
+        self.forced = forced
         return rollouts
 
 
@@ -64,10 +64,10 @@ def test_balanced_groups_hold_both_decisions(policy, group_size, share, regions)
     assert rollouts.decision[:, regions:].eq(Decision.FULL).all()
 
 
-def test_on_policy_sampling_dictates_nothing(policy) -> None:
+def test_on_policy_sampling_forces_nothing(policy) -> None:
     run = trainer(1)
     run.fit(module(policy, decision="on_policy"), datamodule=OneBatch(colour_batch()))
-    assert policy.dictated is None and not policy.history[0].forced.any()
+    assert policy.forced is None and not policy.history[0].forced.any()
     assert run.callback_metrics["reward"].isfinite()
 
 
