@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from evqa_files import COLOURS, ColourScorer
 from lightning.pytorch import LightningDataModule, Trainer
+from peft import set_peft_model_state_dict
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -157,6 +158,11 @@ def move_adapter(policy: CropPolicy, seed: int = 1) -> None:
         for name, parameter in policy.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.1, generator=generator)
+
+
+def load_adapter(policy: CropPolicy, state: dict[str, torch.Tensor]) -> None:
+    """Gives a policy another one's adapter weights."""
+    set_peft_model_state_dict(policy.vlm, dict(state))
 
 
 def gradients(policy: CropPolicy, rollouts: Rollouts) -> dict[str, torch.Tensor]:

@@ -73,25 +73,6 @@ class CoordFrame:
         box_seen = _as_boxes(box_seen)
         return box_seen / self._extent(seen_hw, box_seen)
 
-    def from_unit(self, box_unit: Tensor | Sequence[float], seen_hw: Size) -> Tensor:
-        """Unit boxes (..., 4) -> the integers the model should write, long (..., 4).
-
-        Each edge goes to the nearest integer inside the image; a box thinner than that is widened
-        to 1, so what comes out always parses as a region.
-
-        Raises:
-            ValueError: a coordinate is NaN or infinite.
-        """
-        box_unit = _as_boxes(box_unit)
-        if not box_unit.isfinite().all():
-            raise ValueError("a box with a NaN or infinite coordinate has no place in any frame")
-        extent = self._extent(seen_hw, box_unit)
-        # floor(x + 1/2), not round(): half-to-even would collapse [1.5, 2.5] to nothing.
-        nearest = (clamp_unit(box_unit) * extent + 0.5).floor()
-        low = torch.minimum(nearest[..., :2], extent[..., :2] - 1)
-        high = torch.maximum(nearest[..., 2:], low + 1)
-        return torch.cat([low, high], dim=-1).long()
-
 
 def unit_to_px(box_unit: Tensor | Sequence[float], width: int, height: int) -> Tensor:
     """Unit boxes (..., 4) -> float pixels of an image of that size (..., 4)."""

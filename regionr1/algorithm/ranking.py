@@ -8,7 +8,7 @@ first and ties keep the input order. All functions refuse a score that is NaN or
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -97,8 +97,3 @@ def entity_ranking(order: Tensor | Sequence[int], entity_ids: Sequence[str]) -> 
     """
     indices = order.tolist() if isinstance(order, Tensor) else order
     return list(dict.fromkeys(entity_ids[index] for index in indices[: len(entity_ids)]))
-
-
-def recall_at(k: int, ranking: Sequence[str], gold_ids: Collection[str]) -> bool:
-    """Whether a gold entity is among the first k distinct entities."""
-    return not set(gold_ids).isdisjoint(ranking[:k])

@@ -1,7 +1,6 @@
 """LoRA on the policy: made, loaded and saved."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 from peft import (
@@ -143,18 +142,3 @@ def adapter_state(model: PeftModel) -> dict[str, Tensor]:
     """The adapter's weights under PEFT's names."""
     # "auto" would ask the hub whether the vocabulary was resized
     return get_peft_model_state_dict(model, save_embedding_layers=False)
-
-
-def load_adapter_state(model: PeftModel, state: Mapping[str, Tensor]) -> None:
-    """Load what `adapter_state` returned.
-
-    Raises:
-        UserError: The names or shapes are not this adapter's.
-    """
-    own = {name: value.shape for name, value in adapter_state(model).items()}
-    if own != {name: value.shape for name, value in state.items()}:
-        raise UserError(
-            "the checkpoint's adapter has other layers or another rank than this policy: use the "
-            "model and lora_* settings it was trained with"
-        )
-    set_peft_model_state_dict(model, dict(state))

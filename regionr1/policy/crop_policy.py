@@ -1,6 +1,6 @@
 """CropPolicy: the vision-language model that decides whether and where to crop."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -244,10 +244,6 @@ class CropPolicy(LightningModule):
         with self.adapter(use_adapter):
             return self._roll_out(images, questions, 1, forced, None, None)
 
-    def logprobs(self, rollouts: Rollouts, use_adapter: bool = True) -> Tensor:
-        """(B, G, T) log-probabilities of the rollouts; see `score`."""
-        return self.score(rollouts, use_adapter).logp
-
     def score(self, rollouts: Rollouts, use_adapter: bool = True) -> PolicyPass:
         """Log-probabilities, entropies and the exact decision; adapter off: reference policy."""
         if self.unchecked and use_adapter:
@@ -295,10 +291,6 @@ class CropPolicy(LightningModule):
                 prefix = prefill(self.base, prompt)
                 return decision_logprobs(self.base, prefix, self.tokens)[0].exp()
 
-    def predict_step(self, batch: Any, batch_idx: int) -> Rollouts:
-        """Greedy answers to a `QueryBatch`."""
-        return self.greedy(batch.images, batch.questions)
-
     def adapter(self, enabled: bool) -> AbstractContextManager:
         """A context with the adapter on, or off for the reference policy."""
         return nullcontext() if enabled else self.vlm.disable_adapter()
@@ -306,10 +298,6 @@ class CropPolicy(LightningModule):
     def adapter_state(self) -> dict[str, Tensor]:
         """The adapter's weights under PEFT's names: all that a checkpoint needs."""
         return lora.adapter_state(self.vlm)
-
-    def load_adapter_state(self, state: Mapping[str, Tensor]) -> None:
-        """Load what `adapter_state` returned; a UserError if it is another adapter's."""
-        lora.load_adapter_state(self.vlm, state)
 
     def save_adapter(self, folder: str | Path) -> None:
         """Write the adapter as plain PEFT reads it: config and safetensors, no base weights."""

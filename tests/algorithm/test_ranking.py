@@ -15,7 +15,6 @@ from regionr1.algorithm.ranking import (
     mrr,
     ndcg,
     order,
-    recall_at,
 )
 from regionr1.errors import UserError
 
@@ -106,11 +105,3 @@ def test_entities_are_ranked_by_their_best_candidate():
     scores, _, valid = pool([0.1, 0.9, 0.5, 0.7, 9.0], padding=[4])
     assert entity_ranking(order(scores, valid), ["owl", "jay", "jay", "owl"]) == ["jay", "owl"]
     assert entity_ranking([2, 0, 1], ["a", "b", "c"]) == ["c", "a", "b"]
-
-
-def test_recall_counts_distinct_entities():
-    ranking = ["jay", "owl", "tit"]
-    assert not recall_at(1, ranking, ["owl"])
-    assert recall_at(2, ranking, ["owl"])
-    assert recall_at(1, ranking, ("owl", "jay"))
-    assert not recall_at(20, ranking, ["emu"])

@@ -6,7 +6,15 @@ import pytest
 import torch
 from PIL import Image
 from tiny_policy import build_tiny_policy, noise_images
-from written_policy import OneBatch, colour_batch, gradients, module, move_adapter, trainer
+from written_policy import (
+    OneBatch,
+    colour_batch,
+    gradients,
+    load_adapter,
+    module,
+    move_adapter,
+    trainer,
+)
 
 from regionr1.algorithm.answers import Decision
 from regionr1.errors import UserError
@@ -55,7 +63,7 @@ def test_every_path_gives_the_same_gradients_in_the_tower_too(folder, family, im
         paths.append({"logprob_path": "packed", "gradient_checkpointing": True})
     for options in paths:
         policy = opened(folder, **options)
-        torch.testing.assert_close(policy.logprobs(rollouts), plain.logprobs(rollouts))
+        torch.testing.assert_close(policy.score(rollouts).logp, plain.score(rollouts).logp)
         for name, grad in gradients(policy, rollouts).items():
             assert (grad - expected[name]).norm() <= 2e-5 * expected[name].norm(), name
 
@@ -81,11 +89,11 @@ def test_where_the_tower_has_not_moved_reuse_gives_the_same(folder, images) -> N
             if "lora_B" in name:
                 seen_again.get_parameter(name).zero_()
     moved = seen_again.adapter_state()
-    reused.load_adapter_state({name: moved[name] for name in state})
+    load_adapter(reused, {name: moved[name] for name in state})
     again = seen_again.sample(images, QUESTIONS, 2)
     kept = replace(again, prompt=reused.encode(images, QUESTIONS), prefix=None)
     assert again.prompt.features is None and kept.prompt.features is not None
-    torch.testing.assert_close(seen_again.logprobs(again), reused.logprobs(kept))
+    torch.testing.assert_close(seen_again.score(again).logp, reused.score(kept).logp)
     expected, found = gradients(reused, kept), gradients(seen_again, again)
     for name, grad in expected.items():
         assert (found[name] - grad).norm() <= 2e-5 * grad.norm(), name
@@ -94,9 +102,9 @@ def test_where_the_tower_has_not_moved_reuse_gives_the_same(folder, images) -> N
 def test_with_the_adapter_off_it_is_the_model_that_was_opened(folder, images) -> None:
     policy, untouched = opened(folder), CropPolicy(folder, max_new_tokens=40)
     rollouts = policy.sample(images, QUESTIONS, 2)
-    reference = policy.logprobs(rollouts, use_adapter=False)
-    torch.testing.assert_close(reference, untouched.logprobs(rollouts, use_adapter=False))
-    assert not torch.allclose(reference, policy.logprobs(rollouts), atol=1e-3)
+    reference = policy.score(rollouts, use_adapter=False).logp
+    torch.testing.assert_close(reference, untouched.score(rollouts, use_adapter=False).logp)
+    assert not torch.allclose(reference, policy.score(rollouts).logp, atol=1e-3)
 
 
 def test_a_step_trains_the_tower_and_the_adapter_comes_back(folder, tmp_path) -> None:
@@ -108,7 +116,7 @@ def test_a_step_trains_the_tower_and_the_adapter_comes_back(folder, tmp_path) ->
     again = CropPolicy(folder, adapter=str(tmp_path), max_new_tokens=40)
     batch = colour_batch()
     rollouts = policy.greedy(batch.images, batch.questions)
-    torch.testing.assert_close(again.logprobs(rollouts), policy.logprobs(rollouts))
+    torch.testing.assert_close(again.score(rollouts).logp, policy.score(rollouts).logp)
 
 
 def test_its_features_are_not_kept_on_disk(folder, tmp_path) -> None:

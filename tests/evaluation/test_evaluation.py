@@ -181,7 +181,8 @@ def test_predictions_are_in_original_pixels(tiny_policy) -> None:
     seen_h, seen_w = policy.encode(batch.images, ["?"]).seen_hw[0].tolist()
     assert seen_w * seen_h <= 64 * 64 < 500 * 260 and seen_w / 500 != seen_h / 260
     unit = torch.tensor(square) / torch.tensor([500, 260, 500, 260])
-    answer = format_region(policy.frame.from_unit(unit, (seen_h, seen_w)).tolist())
+    seen = (unit * torch.tensor([seen_w, seen_h, seen_w, seen_h])).round()
+    answer = format_region([int(value) for value in seen])
     policy.greedily = {"where is red?": (answer,) * 4}
     (prediction,) = module(policy).evaluator.predictions(batch)
     for got, wanted, pixel in zip(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny_policy import build_tiny_policy, build_tokenizer, noise_images
-from written_policy import OneBatch, colour_batch, module, move_adapter, trainer
+from written_policy import OneBatch, colour_batch, load_adapter, module, move_adapter, trainer
 
 from regionr1.algorithm.answers import FULL_ANSWER, REGION_PREFIX, Decision, parse_answer
 from regionr1.builtin.policy_model import build_tokenizer as build_number_tokenizer
@@ -143,7 +143,7 @@ def test_jumping_ahead_changes_nothing(policy, images, temperature, monkeypatch)
 def policy_scores(policy, rollouts, path):
     policy.logprob_path = path
     with torch.no_grad():
-        return policy.logprobs(rollouts)
+        return policy.score(rollouts).logp
 
 
 def test_under_the_grammar_there_are_two_decisions(policy, images) -> None:
@@ -224,4 +224,4 @@ def test_training_under_the_grammar(policy, decision) -> None:
     run.fit(rgrpo, datamodule=OneBatch(colour_batch()))
     assert any(not torch.equal(before[n], v) for n, v in policy.adapter_state().items())
     assert run.callback_metrics["loss"].isfinite() and run.callback_metrics["entropy"] > 0
-    policy.load_adapter_state(before)
+    load_adapter(policy, before)

@@ -10,6 +10,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from tiny_policy import build_tiny_policy, noise_images
 from transformers import Qwen2_5_VLForConditionalGeneration
+from written_policy import load_adapter
 
 from regionr1.algorithm.answers import Decision
 from regionr1.errors import UserError
@@ -53,7 +54,7 @@ def test_only_the_language_model_trains(policy, images):
     assert trainable and all("language_model" in n and "lora_" in n for n in trainable)
     assert not any("lora_" in n for n, _ in policy.base.model.visual.named_parameters())
     rollouts = policy.sample(images, QUESTIONS, 2)
-    policy.logprobs(rollouts).sum().backward()
+    policy.score(rollouts).logp.sum().backward()
     assert all(p.grad is None for p in policy.base.model.visual.parameters())
     assert policy.base.model.language_model.layers[0].training, "Lightning never calls train()"
 
@@ -85,8 +86,8 @@ def test_the_vision_tower_and_the_prefill_run_once_per_query(policy, images):
     assert seen["language"][0] == (2, width)
     assert all(rows <= 8 and steps == 1 for rows, steps in seen["language"][1:])
     seen["language"].clear()
-    policy.logprobs(rollouts)
-    policy.logprobs(rollouts, use_adapter=False)
+    policy.score(rollouts)
+    policy.score(rollouts, use_adapter=False)
     assert len(seen["vision"]) == 1, "features are reused by the loss and the reference"
     # the loss goes on from the rollout's prefill; the reference, another policy, makes its own
     assert [rows for rows, _ in seen["language"]] == [8, 2, 8]
@@ -164,7 +165,7 @@ def test_train_mode_dropout_and_checkpointing_do_not_change_sampling(folder, ima
         gradient_checkpointing=True,
         logprob_path="dense",
     )
-    noisy.load_adapter_state(plain.adapter_state())
+    load_adapter(noisy, plain.adapter_state())
     expected = plain.eval().sample(images, QUESTIONS, 8, generator=seeded())
     before = {name: module.training for name, module in noisy.named_modules()}
     assert before["vlm"] and not before["vlm.base_model.model.model.visual"]
@@ -189,8 +190,8 @@ def test_adapter_off_is_the_base_model_exactly(policy, folder, images):
     with torch.no_grad():
         rollouts = policy.sample(images, QUESTIONS, 2, generator=seeded())
         stock = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
-        off = policy.logprobs(rollouts, use_adapter=False)
-        on = policy.logprobs(rollouts)
+        off = policy.score(rollouts, use_adapter=False).logp
+        on = policy.score(rollouts).logp
         base = policy_pass(
             stock, rollouts.prompt, policy.tokens, rollouts.completion_ids, rollouts.mask
         ).logp
@@ -219,9 +220,6 @@ def test_plain_peft_reads_the_adapter(policy, folder, images, tmp_path):
     assert any(p.requires_grad for p in again.parameters())
     with pytest.raises(UserError, match="adapter_config.json"):
         CropPolicy(str(folder), adapter=str(tmp_path))
-    other = CropPolicy(str(folder), lora_rank=2)
-    with pytest.raises(UserError, match="rank"):
-        other.load_adapter_state(policy.adapter_state())
 
 
 def test_boxes_use_the_frame_the_model_saw(policy, images):
@@ -246,7 +244,7 @@ def test_boxes_use_the_frame_the_model_saw(policy, images):
 def test_stages_are_announced(policy, images):
     heard = []
     policy.stage = lambda name: heard.append(name) or nullcontext()
-    policy.logprobs(policy.sample(images, QUESTIONS, 2))
+    policy.score(policy.sample(images, QUESTIONS, 2))
     assert heard == ["processor", "vision", "prefill", "decode", "logprobs"]
 
 

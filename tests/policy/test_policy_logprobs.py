@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tiny_policy import build_tiny_policy, noise_images
+from written_policy import load_adapter
 
 from regionr1.algorithm.answers import Decision
 from regionr1.errors import UserError
@@ -121,7 +122,7 @@ def test_a_reference_pass_in_between_leaves_the_gradients_alone(policy, images):
     policy.zero_grad()
     result = run(policy, rollouts, "two_pass")
     with torch.no_grad():
-        reference = policy.logprobs(rollouts, use_adapter=False)
+        reference = policy.score(rollouts, use_adapter=False).logp
     assert (reference - result.logp).abs().max() > 1e-3
     weight = torch.linspace(-1, 1, result.logp.numel()).view_as(result.logp)
     ((result.logp * weight).sum() + result.log_p_full.sum() - result.log_p_region.sum()).backward()
@@ -139,7 +140,7 @@ def test_gradient_checkpointing_is_for_packed_and_dense(tmp_path, images):
     with pytest.raises(UserError, match="drops"):
         run(policy, rollouts, "two_pass")
     plain = CropPolicy(folder)
-    plain.load_adapter_state(policy.adapter_state())
+    load_adapter(plain, policy.adapter_state())
     expected = gradients(plain, rollouts, "two_pass")
     for path in ("packed", "dense"):
         recomputed = []

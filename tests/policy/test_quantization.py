@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 from tiny_policy import build_tiny_policy
 from transformers.utils import is_bitsandbytes_available
+from written_policy import load_adapter
 
 from regionr1.errors import UserError
 from regionr1.policy.crop_policy import CropPolicy
@@ -55,7 +56,7 @@ def test_the_paths_agree_and_the_weights_are_those_of_nf4(family, tmp_path) -> N
             assert (gradients[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
 
     whole = opened(folder, "none")
-    whole.load_adapter_state(policy.adapter_state())
+    load_adapter(whole, policy.adapter_state())
     layers = dict(whole.base.named_modules())
     with torch.no_grad():
         for name, module in small.items():
@@ -93,4 +94,4 @@ def test_adapters_fit_with_and_without_quantization(tmp_path) -> None:
     whole = CropPolicy(str(folder), adapter=str(tmp_path / "adapter"))
     for name, value in policy.adapter_state().items():
         assert torch.equal(whole.adapter_state()[name], value)
-    whole.load_adapter_state(policy.adapter_state())
+    load_adapter(whole, policy.adapter_state())

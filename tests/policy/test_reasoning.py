@@ -58,7 +58,7 @@ def test_answers_are_those_of_a_prompt_that_ends_so(folder, images, grammar) -> 
     """Decision, greedy answers and log-probabilities, each query alone and without the engine."""
     policy = opened(folder, grammar=grammar)
     together = policy.greedy(images, QUESTIONS)
-    scored, compared = policy.logprobs(together), 0
+    scored, compared = policy.score(together).logp, 0
     for i, reasoning in enumerate(together.reasoning):
         suffix = OPEN + reasoning + CLOSE
         alone = opened(folder, grammar=grammar, reasoning_tokens=0)
@@ -73,7 +73,7 @@ def test_answers_are_those_of_a_prompt_that_ends_so(folder, images, grammar) -> 
         assert one.texts[0] == together.texts[i]
         torch.testing.assert_close(one.p_full[0], together.p_full[i], atol=1e-6, rtol=1e-5)
         length = int(one.mask.sum())
-        expected = alone.logprobs(one)[0, 0, :length]
+        expected = alone.score(one).logp[0, 0, :length]
         torch.testing.assert_close(scored[i, 0, :length], expected, atol=1e-5, rtol=0)
     assert compared
 
@@ -84,7 +84,7 @@ def test_the_group_branches_at_the_decision(folder, images) -> None:
     rollouts = policy.sample(images, QUESTIONS, 3, forced)
     assert (rollouts.decision[:, 0] == Decision.FULL).all()
     assert all(row[1].startswith('{"bbox_2d": [') for row in rollouts.texts)
-    before = policy.logprobs(rollouts)[:, 0, 0]
+    before = policy.score(rollouts).logp[:, 0, 0]
     again = policy.score(rollouts).log_p_full
     torch.testing.assert_close(rollouts.p_full, again.exp().detach(), atol=1e-6, rtol=1e-5)
     assert before.shape == (3,)

@@ -90,7 +90,7 @@ def test_an_adapter_opens_in_stock_transformers(policy, images, folder, family, 
     with torch.no_grad():
         logits = stock(input_ids=rollouts.prompt.input_ids, **pixels).logits[0, -1]
     logits[policy.tokens.banned] = -torch.inf
-    ours = policy.logprobs(rollouts)[0, 0, 0]
+    ours = policy.score(rollouts).logp[0, 0, 0]
     first = rollouts.completion_ids[0, 0, 0]
     torch.testing.assert_close(ours, logits.log_softmax(-1)[first], atol=1e-5, rtol=0)
     policy.train()
@@ -105,7 +105,7 @@ def test_the_tower_stays_in_eval_and_runs_once_per_image(policy, images) -> None
     hook = tower.register_forward_pre_hook(lambda module, args: runs.append(len(args[0])))
     policy.vision.last = {}
     rollouts = policy.sample(images, QUESTIONS, 2)
-    policy.logprobs(rollouts).sum().backward()
+    policy.score(rollouts).logp.sum().backward()
     hook.remove()
     assert runs == [rollouts.prompt.image_grid_thw[:, 0].sum()]
     assert policy.vision.computed - computed == 3
@@ -135,7 +135,7 @@ def test_grammar_and_gradient_checkpointing(folder, images) -> None:
         self_check=True,  # against `dense`, gradients included
     )
     rollouts = policy.sample(images, QUESTIONS, 2)
-    policy.logprobs(rollouts).sum().backward()
+    policy.score(rollouts).logp.sum().backward()
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in policy.parameters())
 
 

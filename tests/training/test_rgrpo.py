@@ -123,8 +123,8 @@ def test_kl_is_to_the_policy_without_its_adapter(tiny_policy) -> None:
     untrained.groups = {batch.questions[0]: [RED, FULL]}
     rollouts = untrained.sample(batch.images, batch.questions, 2)
     with torch.no_grad():
-        now = untrained.logprobs(rollouts)
-        gap = untrained.logprobs(rollouts, use_adapter=False) - now
+        now = untrained.score(rollouts).logp
+        gap = untrained.score(rollouts, use_adapter=False).logp - now
     per_token = torch.where(rollouts.mask, gap.exp() - gap - 1, 0.0)
     expected = float((per_token.sum(-1) / rollouts.mask.sum(-1)).mean())
     assert expected > 1e-3
@@ -175,11 +175,11 @@ def test_a_step_makes_the_better_action_more_probable(tiny_policy) -> None:
     policy.groups = {batch.questions[0]: [RED, GREEN, FULL], batch.questions[1]: [RED, RED, FULL]}
     rollouts = policy.sample(batch.images, batch.questions, 3)
     with torch.no_grad():
-        before = policy.logprobs(rollouts).sum(-1)
+        before = policy.score(rollouts).logp.sum(-1)
     run = trainer(1)
     run.fit(module(policy, group_size=3), datamodule=OneBatch(batch))
     with torch.no_grad():
-        gained = policy.logprobs(rollouts).sum(-1) - before
+        gained = policy.score(rollouts).logp.sum(-1) - before
     assert gained[0, 0] > gained[0, 2] > gained[0, 1]
     assert gained[0, 0] > 0 > gained[0, 1]
     assert gained[1, 2] > 0 > gained[1, 0]
