@@ -109,6 +109,9 @@ def shrink(benchmark: Path, out: Path) -> None:
 @pytest.fixture(scope="session")
 def builtin_shards(made: Made, small_benchmark: Path) -> Path:
     """Its shards by the scorer `pixels`, which is quick; copy them before changing anything."""
-    from regionr1.cli.data import shards
+    from regionr1.data.build.stages import Prepare
 
-    return made.once("shards", lambda out: shards(small_benchmark, out, scorer="pixels", k=60))
+    def build(out: Path) -> object:
+        return Prepare(root=small_benchmark, out=out, scorer="pixels", k=60).build()
+
+    return made.once("shards", build)

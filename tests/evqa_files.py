@@ -8,12 +8,15 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 
-from regionr1.data.build.stages import prepare_shards
+from regionr1.data.build.stages import Prepare
+from regionr1.data.readers.base import SPLITS, Source
 from regionr1.data.readers.evqa import EvqaSource
+from regionr1.data.shards.index import ShardIndex
 from regionr1.scorers.base import Scorer
 
 HEADER = (
@@ -134,6 +137,30 @@ def make_shards(
     out = root / "shards"
     prepare_shards(EvqaSource(root), ColourScorer(), out, k=4, samples_per_shard=samples_per_shard)
     return out
+
+
+@dataclass(kw_only=True)
+class PrepareWith(Prepare):
+    """`regionr1 data prepare` with a reader and a scorer that are open already."""
+
+    reader: Source
+    model: Scorer
+
+    def open_source(self) -> Source:
+        return self.reader
+
+    def open_scorer(self, device: torch.device | str = "cpu") -> Scorer:
+        return self.model
+
+
+def prepare_shards(
+    reader: Source, model: Scorer, out: Path, splits: Sequence[str] = SPLITS, **options: Any
+) -> list[ShardIndex]:
+    """Builds shards; returns the index of every split."""
+    made = PrepareWith(
+        root=reader.root, out=out, splits=tuple(splits), reader=reader, model=model, **options
+    )
+    return made.build()
 
 
 class ColourScorer(Scorer):

@@ -1,35 +1,23 @@
-"""The command line: `regionr1 fit|validate|test|predict`, `regionr1 data` and `regionr1 sweep`.
+"""The command line: `regionr1 fit|validate|test|predict`, `regionr1 data`, `regionr1 sweep`...
 
 Nothing heavy is imported before it is known what is asked, so that `regionr1 --help` answers at
 once. Every error that a user can cause ends as one line on stderr and exit code 2.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 
+from regionr1.cli.commands import COMMANDS, GROUPS, VERBS, names, table
 from regionr1.errors import ERROR_LINE, UserError, sentence
 
-VERBS = ("fit", "validate", "test", "predict")
-COMMANDS = (*VERBS, "data", "sweep", "compare", "export", "upload")
-
-HELP = """\
-usage: regionr1 {fit,validate,test,predict,data,sweep,compare,export,upload} ...
+HELP = f"""\
+usage: regionr1 {{{",".join(names())}}} ...
 
 Learn where to look before ranking: a vision-language policy keeps the whole query image or crops
 one region, and a frozen re-ranker orders the candidates with what is left.
 
 commands:
-  fit        train the crop policy with r-GRPO
-  validate   evaluate on the validation split
-  test       evaluate on the test split: table of all methods, in MLflow too
-  predict    write decision, box and new ranking of each test query as JSON Lines
-  data       make, build and check data sets (see `regionr1 data --help`)
-  sweep      search settings; `sweep best` writes the best as a config, `sweep report` shows all
-  compare    what runs were set differently and what it changed on the same test queries
-  export     a trained policy as an MLflow model and as a folder for RegionReranker
-  upload     send what a run logged while its tracking server was away
-
+{table()}
 examples:
   regionr1 fit -c conf/base.yaml -c conf/builtin.yaml -c conf/quickstart.yaml --model.group_size 8
   regionr1 fit --resume RUN_ID --trainer.max_steps 200
@@ -49,7 +37,7 @@ options:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command.
+    """Run one command.
 
     Args:
         argv: Arguments without the program's name; None takes them from sys.argv.
@@ -59,63 +47,51 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        return dispatch(args)
+        dispatch(args)
     except UserError as error:
         print(ERROR_LINE + sentence(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+    return 0
 
 
-def dispatch(args: list[str]) -> int:
-    """Chooses the command.
+def dispatch(args: list[str]) -> None:
+    """Choose the command and run it.
 
     Raises:
         UserError: If there is no such command, or the command meets bad input.
     """
-    if not args or args[0] in ("-h", "--help"):
+    first, second = (args + ["", ""])[:2]
+    if first in ("", "-h", "--help"):
         print(HELP, end="")
-        return 0
-    if args[0] == "--version":
+    elif first == "--version":
         from regionr1 import __version__
 
         print(__version__)
-        return 0
-    if args[0] in VERBS:
+    elif first in VERBS:
         from regionr1.cli.fit import run
 
         run(args)
-        return 0
-    if args[0] == "data":
-        from regionr1.cli.call import run_data
+    elif first in GROUPS and second in ("", "-h", "--help"):
+        print(f"usage: regionr1 {first} {{{','.join(names(first))}}} ...\n\n{table(first)}")
+        print(f"`regionr1 {first} COMMAND --help` lists the options of one.")
+    elif f"{first} {second}" in COMMANDS:
+        _run(f"{first} {second}", args[2:], as_positional=first not in GROUPS)
+    elif first in COMMANDS:
+        _run(first, args[1:])
+    elif first in GROUPS:
+        raise UserError(
+            f"there is no command `{first} {second}`; choose from {', '.join(names(first))}"
+        )
+    elif first.startswith("-"):
+        raise UserError(f"options come after the command, as in `regionr1 fit {first} ...`")
+    else:
+        raise UserError(f"there is no command {first!r}; choose from {', '.join(names())}")
 
-        run_data(args[1:])
-        return 0
-    if args[0] == "sweep":
-        from regionr1.cli import call as sweep_cli
 
-        sweep_cli.run(args[1:])
-        return 0
-    if args[0] == "compare":
-        from regionr1.cli.call import call
-        from regionr1.tracking.tested_runs import compare
+def _run(name: str, args: list[str], as_positional: bool = True) -> None:
+    from regionr1.cli.call import call
 
-        options = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
-        runs = [json.dumps(args[1:options])] if options > 1 else []
-        call(compare, [*runs, *args[options:]], "regionr1 compare")
-        return 0
-    if args[0] == "export":
-        from regionr1.cli.call import call
-        from regionr1.serve.export import export
-
-        call(export, args[1:], "regionr1 export")
-        return 0
-    if args[0] == "upload":
-        from regionr1.cli.call import call
-        from regionr1.tracking.spool import upload
-
-        call(upload, args[1:], "regionr1 upload")
-        return 0
-    if args[0].startswith("-"):
-        raise UserError(f"options come after the command, as in `regionr1 fit {args[0]} ...`")
-    raise UserError(f"there is no command {args[0]!r}; choose from {', '.join(COMMANDS)}")
+    command = COMMANDS[name]
+    call(command.load(), command.spell(args), f"regionr1 {name}", as_positional)

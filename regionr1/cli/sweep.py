@@ -1,10 +1,9 @@
 """`regionr1 sweep`: run a sweep, show what it found, write its best setting."""
 
-from __future__ import annotations
-
 import signal
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,25 +22,33 @@ if TYPE_CHECKING:
     from regionr1.sweep.trials import Runner
 
 
-def sweep(
-    file: Path,
-    n_trials: int | None = None,
-    storage: str = DEFAULT_STORAGE,
-    study: str | None = None,
-    timeout: float | None = None,
-    trial_timeout: float | None = None,
-    in_process: bool = False,
-    heartbeat_s: int = 30,
-    fit_options: tuple[str, ...] = (),
-) -> None:
-    """Search the settings of a sweep file; the same command again goes on, or helps.
+@dataclass
+class StudyOptions:
+    """Which study.
 
-    Args:
+    Attributes:
         file: Sweep file.
-        n_trials: Trials in total, of all workers together; left out, the file's.
         storage: Where the study is kept: sqlite:///FILE, journal:FILE or
             postgresql://USER@HOST/DATABASE.
         study: Name of the study; left out, the file's.
+    """
+
+    file: Path
+    storage: str = DEFAULT_STORAGE
+    study: str | None = None
+
+    def plan(self, fixed: dict[str, Value] | None = None) -> SweepPlan:
+        """Read the file, under the other name of the study if there is one."""
+        plan = read_plan(self.file, fixed or {})
+        return plan if self.study is None else replace(plan, study=self.study)
+
+
+@dataclass
+class Sweep(StudyOptions):
+    """Search the settings of a sweep file; the same command again goes on, or helps.
+
+    Attributes:
+        n_trials: Trials in total, of all workers together; left out, the file's.
         timeout: Seconds after which this worker begins no further trial.
         trial_timeout: Seconds after which a trial is ended and counts as failed.
         in_process: Run trials in this process, one after the other, and not in fresh ones.
@@ -50,26 +57,37 @@ def sweep(
         fit_options: Options of `regionr1 fit` for every trial; easier written after `--`, as in
             `regionr1 sweep FILE -- --trainer.max_steps 100`.
     """
-    from regionr1.cli import fit as lightning_cli
-    from regionr1.sweep.in_process import InProcess
-    from regionr1.sweep.trials import FreshProcess
 
-    plan = named(read_plan(file, parse_fixed(fit_options)), study)
-    if in_process and trial_timeout is not None:
-        raise UserError("--trial-timeout cannot end a trial in this process; drop --in-process")
-    runner = (
-        InProcess(lambda args, callback: lightning_cli.run(args, callbacks=[callback]))
-        if in_process
-        else FreshProcess(trial_timeout)
-    )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
-    run_sweep(plan, StudyStore(storage, heartbeat_s), runner, n_trials, timeout)
+    n_trials: int | None = None
+    timeout: float | None = None
+    trial_timeout: float | None = None
+    in_process: bool = False
+    heartbeat_s: int = 30
+    fit_options: tuple[str, ...] = ()
+
+    def run(self) -> None:
+        """Work on the study until it has its trials."""
+        from regionr1.cli import fit as lightning_cli
+        from regionr1.sweep.in_process import InProcess
+        from regionr1.sweep.trials import FreshProcess
+
+        plan = self.plan(parse_fixed(self.fit_options))
+        if self.in_process and self.trial_timeout is not None:
+            raise UserError("--trial-timeout cannot end a trial in this process; drop --in-process")
+        runner = (
+            InProcess(lambda args, callback: lightning_cli.run(args, callbacks=[callback]))
+            if self.in_process
+            else FreshProcess(self.trial_timeout)
+        )
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+        store = StudyStore(self.storage, self.heartbeat_s)
+        run_sweep(plan, store, runner, self.n_trials, self.timeout)
 
 
 def run_sweep(
     plan: SweepPlan,
     store: StudyStore,
-    runner: Runner,
+    runner: "Runner",
     n_trials: int | None = None,
     timeout_s: float | None = None,
     **classes: Any,
@@ -119,7 +137,7 @@ def run_sweep(
 
 
 def _conclude(
-    plan: SweepPlan, study: Study, store: StudyStore, parent: ParentRun, total: int
+    plan: SweepPlan, study: "Study", store: StudyStore, parent: "ParentRun", total: int
 ) -> dict[str, float]:
     """Prints and logs what the study found so far; returns its totals."""
     from optuna.trial import TrialState
@@ -150,64 +168,51 @@ def _conclude(
     return found
 
 
-def named(plan: SweepPlan, study: str | None) -> SweepPlan:
-    """The plan under another study name, if there is one."""
-    from dataclasses import replace
+@dataclass
+class Report(StudyOptions):
+    """Print what a study found and log its pictures and table anew."""
 
-    return plan if study is None else replace(plan, study=study)
+    def run(self) -> None:
+        """Print and log."""
+        from regionr1.cli.check_sweep import check_plan
+        from regionr1.sweep.parent import ParentRun
 
-
-def report(file: Path, storage: str = DEFAULT_STORAGE, study: str | None = None) -> None:
-    """Print what a study found and log its pictures and table anew.
-
-    Args:
-        file: Sweep file.
-        storage: Where the study is kept.
-        study: Name of the study; left out, the file's.
-    """
-    from regionr1.cli.check_sweep import check_plan
-    from regionr1.sweep.parent import ParentRun
-
-    plan = named(read_plan(file), study)
-    store = StudyStore(storage)
-    with store.lock(plan.study):
-        opened = existing(store, plan)
-        parent = ParentRun.open(plan, opened, check_plan(plan))
-    _conclude(plan, opened, store, parent, total=0)
+        plan, store = self.plan(), StudyStore(self.storage)
+        with store.lock(plan.study):
+            opened = existing(store, plan)
+            parent = ParentRun.open(plan, opened, check_plan(plan))
+        _conclude(plan, opened, store, parent, total=0)
 
 
-def best(
-    file: Path,
-    out: Path | None = None,
-    trial: int | None = None,
-    storage: str = DEFAULT_STORAGE,
-    study: str | None = None,
-) -> None:
+@dataclass
+class Best(StudyOptions):
     """Write the best trial's settings as a config that `regionr1 fit -c` stacks last.
 
-    Args:
-        file: Sweep file.
+    Attributes:
         out: File to write; left out, the overlay is printed.
         trial: Another trial than the best.
-        storage: Where the study is kept.
-        study: Name of the study; left out, the file's.
     """
-    from regionr1.sweep.overlay import overlay
 
-    plan = named(read_plan(file), study)
-    store = StudyStore(storage)
-    with store.lock(plan.study):
-        opened = existing(store, plan)
-    text = overlay(plan, opened, trial)
-    if out is None:
-        print(text, end="")
-        return
-    write_text(out, text, mend="choose another --out")
-    configs = " ".join(f"-c {path}" for path in plan.configs)
-    print(f"wrote {out}; run it: regionr1 fit {configs} -c {out}")
+    out: Path | None = None
+    trial: int | None = None
+
+    def run(self) -> None:
+        """Write or print it."""
+        from regionr1.sweep.overlay import overlay
+
+        plan, store = self.plan(), StudyStore(self.storage)
+        with store.lock(plan.study):
+            opened = existing(store, plan)
+        text = overlay(plan, opened, self.trial)
+        if self.out is None:
+            print(text, end="")
+            return
+        write_text(self.out, text, mend="choose another --out")
+        configs = " ".join(f"-c {path}" for path in plan.configs)
+        print(f"wrote {self.out}; run it: regionr1 fit {configs} -c {self.out}")
 
 
-def existing(store: StudyStore, plan: SweepPlan) -> Study:
+def existing(store: StudyStore, plan: SweepPlan) -> "Study":
     """The study, which must have trials.
 
     Raises:

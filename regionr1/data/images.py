@@ -83,7 +83,7 @@ def open_image(source: Path | bytes, where: str, max_pixels: int = MAX_PIXELS) -
         raise UserError(f"{where}: {name} cannot be decoded ({reason}); replace it.") from error
 
 
-def encoded_for_shard(data: bytes, image: Image.Image) -> tuple[str, bytes]:
+def stored_image(data: bytes, image: Image.Image) -> tuple[str, bytes]:
     """Choose how a query image is stored in a shard.
 
     JPEG and PNG bytes are kept as published, so nothing is lost twice; every other format is

@@ -94,6 +94,23 @@ class SkipReport:
         self.counts[reason] += n
         self.first.setdefault(reason, example)
 
+    @classmethod
+    def of(cls, counts: dict[str, int], first: dict[str, str]) -> SkipReport:
+        """The report that was stored as its counts and its examples."""
+        return cls(Counter(counts), dict(first))
+
+    def include(self, other: SkipReport) -> None:
+        """Count the cases of another report too."""
+        for reason, n in other.counts.items():
+            self.add(reason, other.first.get(reason, ""), n)
+
+    def lines(self) -> list[str]:
+        """Every reason as a line for people, largest first: how often, why, and where first."""
+        return [
+            f"{n:,} x {reason}{first_at(self.first.get(reason))}"
+            for reason, n in self.as_dict().items()
+        ]
+
     @property
     def total(self) -> int:
         """Number of cases over all reasons."""
@@ -102,3 +119,8 @@ class SkipReport:
     def as_dict(self) -> dict[str, int]:
         """Reasons and their counts, largest first."""
         return dict(self.counts.most_common())
+
+
+def first_at(example: str | None) -> str:
+    """The end of a line that counts cases: where the first of them is, if that is known."""
+    return f", the first: {example}" if example else ""

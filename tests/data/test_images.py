@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from regionr1.data.images import encoded_for_shard, open_image
+from regionr1.data.images import open_image, stored_image
 from regionr1.errors import UserError
 
 
@@ -144,8 +144,8 @@ def test_missing_file_and_folder(tmp_path) -> None:
 def test_shard_encoding_keeps_published_bytes() -> None:
     image = Image.new("RGB", (4, 4), "red")
     jpeg, png, webp = (encoded(image, f) for f in ("JPEG", "PNG", "WEBP"))
-    assert encoded_for_shard(jpeg, image) == ("query.jpg", jpeg)
-    assert encoded_for_shard(png, image) == ("query.png", png)
-    extension, data = encoded_for_shard(webp, image)
+    assert stored_image(jpeg, image) == ("query.jpg", jpeg)
+    assert stored_image(png, image) == ("query.png", png)
+    extension, data = stored_image(webp, image)
     assert extension == "query.png"
     assert open_image(data, "k").tobytes() == image.tobytes()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from regionr1.data.shards.samples import ShardSample, decode_sample, encode_sample
+from regionr1.data.shards.samples import ShardSample, pack_sample, unpack_sample
 
 
 @pytest.fixture
@@ -37,11 +37,11 @@ def test_threads_may_read_samples(slow_collections) -> None:
         labels=[True], candidates=np.ones((1, 3), np.float32), full=np.ones(3, np.float32),
         reference_box_px=None, subset="",
     )  # fmt: skip
-    raw = {"__key__": "q"} | encode_sample(sample, "query.png", picture.getvalue())
+    raw = {"__key__": "q"} | pack_sample(sample, "query.png", picture.getvalue())
 
     def read(depth: int) -> int:
         """The samples read; threads at several depths, which one count of depth mixes up."""
-        return read(depth - 1) if depth else len([decode_sample(raw, "here") for _ in range(150)])
+        return read(depth - 1) if depth else len([unpack_sample(raw, "here") for _ in range(150)])
 
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(read, range(0, 24, 3))) == [150] * 8

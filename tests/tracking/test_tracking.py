@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from regionr1.cli.call import run_data
 from regionr1.errors import UserError
 from regionr1.tracking.callbacks.last_checkpoint import LastCheckpoint
 from regionr1.tracking.callbacks.profiler import StageProfiler
@@ -137,41 +136,3 @@ def test_what_is_no_checkpoint_is_one_sentence(tmp_path: Path) -> None:
 def test_checkpoint_interval_must_be_positive() -> None:
     with pytest.raises(UserError, match="at least 1"):
         LastCheckpoint(every_n_steps=0)
-
-
-def test_data_commands(capsys) -> None:
-    def shards(out: Path, k: int = 20) -> None:
-        """Makes shards.
-
-        Args:
-            out: Where to.
-            k: How many candidates.
-        """
-        if k < 1:
-            raise UserError("k must be at least 1")
-        print(f"{out} {k}")
-
-    def verify(out: Path) -> None:
-        """Checks shards.
-
-        Args:
-            out: Where.
-        """
-
-    commands = {"shards": shards, "verify": verify}
-    run_data(["shards", "--out", "x", "--k", "5"], commands)
-    assert capsys.readouterr().out == "x 5\n"
-    with pytest.raises(UserError, match="k must be"):
-        run_data(["shards", "--out", "x", "--k", "0"], commands)
-    for args in (
-        ["shardz"],
-        ["shards"],
-        ["shards", "--out", "x", "--kk", "3"],
-        ["shards", "--k", "a"],
-    ):
-        with pytest.raises(UserError) as caught:
-            run_data(args, commands)
-        assert "\n" not in str(caught.value)
-    with pytest.raises(SystemExit):
-        run_data([], commands)
-    assert "Makes shards" in capsys.readouterr().out

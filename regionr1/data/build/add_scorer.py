@@ -12,7 +12,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,27 +20,24 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from regionr1.data.build.candidate_set import Pooled
-from regionr1.data.build.embed import (
-    DECODE_THREADS,
-    EmbedOptions,
-    as_finite_array,
-    kb_folder,
-    kb_identity,
-)
-from regionr1.data.build.embed_run import EmbedJob, device_of, run_embedding
+from regionr1.data.build.candidate_set import CandidateSet
+from regionr1.data.build.embed import DECODE_THREADS, as_finite_array, kb_folder, kb_identity
+from regionr1.data.build.embed_run import device_of, run_embedding
+from regionr1.data.build.stages import AddScorer, EmbedOptions, ScorerOptions
 from regionr1.data.build.store import EmbeddingStore, unit
 from regionr1.data.chunks import chunks
-from regionr1.data.readers.registry import SourceName, open_source
+from regionr1.data.readers.registry import SourceName
 from regionr1.data.shards.index import (
     AddedScorer,
     ShardFile,
     ShardIndex,
     check_shards,
+    indexed_splits,
     verify_index,
     write_tar,
 )
-from regionr1.data.shards.samples import ShardSample, decode_sample, encode_embeddings
+from regionr1.data.shards.location import Remote, as_location
+from regionr1.data.shards.samples import ShardSample, pack_embeddings, unpack_sample
 from regionr1.data.shards.stream import Slice, read_slice
 from regionr1.errors import UserError
 from regionr1.files import file_sha256, read_json, write_json
@@ -50,40 +47,8 @@ from regionr1.scorers.load import load_scorer
 MEND = "add the scorer again"
 
 
-@dataclass(frozen=True, slots=True)
-class AddOptions:
-    """How a scorer's embeddings are made; none of it changes what they are.
-
-    Attributes:
-        batch_size: Images per scorer call.
-        part_size: Candidates of a part; a killed run loses at most one part per process.
-        devices: Processes that embed the candidates.
-        accelerator: ``auto``, ``cpu`` or ``gpu``.
-    """
-
-    batch_size: int = 64
-    part_size: int = 4096
-    devices: int = 1
-    accelerator: str = "auto"
-
-
-def add_scorer(
-    shards: Path,
-    root: Path,
-    scorer: str,
-    splits: Sequence[str],
-    kb: str | None = None,
-    options: AddOptions | None = None,
-) -> list[ShardIndex]:
+def add_scorer(options: AddScorer) -> list[ShardIndex]:
     """Add a scorer's embeddings to shards; what is there already and whole is kept.
-
-    Args:
-        shards: The shard folder.
-        root: Folder of the published files that the shards were built from.
-        scorer: The scorer to add.
-        splits: To which splits.
-        kb: Name of the knowledge-base file in ``root``.
-        options: How.
 
     Returns:
         The index of every split, as this scorer sees it.
@@ -91,10 +56,14 @@ def add_scorer(
     Raises:
         UserError: Damaged shards, their own scorer, other published files, or a full disk.
     """
+    shards = as_location(options.shards)
+    if isinstance(shards, Remote):
+        raise UserError(f"{shards}: embeddings are added to shards in a folder; copy them first.")
+    splits = options.splits or indexed_splits(shards)
     indices = [verify_index(shards, split, checksums=True) for split in splits]
     try:
         with FileLock(shards / ".add-scorer.lock", timeout=0):
-            fingerprint = _add(shards, root, scorer, indices, kb, options or AddOptions())
+            fingerprint = _add(shards, indices, options)
     except Timeout:
         raise UserError(
             f"{shards}: another process is adding a scorer to these shards; wait for it."
@@ -107,16 +76,9 @@ def add_scorer(
     return [verify_index(shards, split, fingerprint) for split in splits]
 
 
-def _add(
-    shards: Path,
-    root: Path,
-    scorer: str,
-    indices: Sequence[ShardIndex],
-    kb: str | None,
-    options: AddOptions,
-) -> str:
+def _add(shards: Path, indices: Sequence[ShardIndex], options: AddScorer) -> str:
     """Add what is missing; returns the scorer's fingerprint."""
-    model = load_scorer(scorer)
+    model = load_scorer(options.scorer)
     fingerprint = model.fingerprint()
     for index in indices:
         if index.scorer_fingerprint == fingerprint:
@@ -127,30 +89,32 @@ def _add(
     missing = [index for index in indices if not _is_whole(shards, index, fingerprint)]
     if not missing:
         return fingerprint
-    source = cast(SourceName, missing[0].source)
+    # What embedding needs to know, all of which adding knows too.
+    embedding = EmbedOptions(
+        root=options.root,
+        source=cast(SourceName, missing[0].source),
+        kb=options.kb,
+        scorer=options.scorer,
+        splits=(),
+        **{f.name: getattr(options, f.name) for f in fields(ScorerOptions)},
+    )
     # Of all splits that were asked for: a killed run has perhaps done some of them.
     identity = {
         "shards": [[shard.sha256 for shard in index.shards] for index in indices],
-        "kb": kb_identity(
-            open_source(source, root, kb), model, EmbedOptions(part_size=options.part_size)
-        ),
+        "kb": kb_identity(embedding.open_source(), model, options.part_size),
     }
     del model  # every process loads its own, and it may fill half of the memory
     # A fingerprint may hold any character of a model's name.
     name = f"scorer-{hashlib.sha256(fingerprint.encode()).hexdigest()[:12]}"
     staging = shards / f".{name}.partial"
     _open_staging(staging, identity)
-    pooled = staging / "pooled.npy"
-    if not pooled.is_file():
-        Pooled.of(shards, indices).save(pooled)
-    job = EmbedJob(
-        root, staging, source, kb, scorer, (), False, False, options.batch_size,
-        options.part_size, pooled=pooled,
-    )  # fmt: skip
-    run_embedding(job, options.devices, options.accelerator)
-    model = load_scorer(scorer).to(device_of(options.accelerator)).eval()
+    candidates = staging / "candidates.npy"
+    if not candidates.is_file():
+        CandidateSet.of(shards, indices).save(candidates)
+    run_embedding(embedding, staging, candidates)
+    model = embedding.open_scorer(device_of(options.accelerator))
     store = EmbeddingStore(kb_folder(staging), MEND)
-    writer = _Writer(shards, root, name, staging, model, store, options.batch_size)
+    writer = _Writer(shards, options.root, name, staging, model, store, options.batch_size)
     for index in missing:
         others = [other for other in index.scorers if other.fingerprint != fingerprint]
         index.scorers = [*others, writer.write(index)]
@@ -231,7 +195,7 @@ class _Writer:
             nonlocal full_first
             for sample, candidates, full in self._embedded(index, number):
                 full_first += sample.labels[int(np.argmax(candidates @ full))]
-                yield {"__key__": sample.key, **encode_embeddings(candidates, full)}
+                yield {"__key__": sample.key, **pack_embeddings(candidates, full)}
 
         write_tar(path, encoded())
         return full_first
@@ -244,7 +208,7 @@ class _Writer:
         stream = read_slice(self.shards, index, part)
         with ThreadPoolExecutor(DECODE_THREADS) as threads:
             for chunk in chunks(stream, self.batch_size):
-                samples = list(threads.map(lambda raw: decode_sample(*raw), chunk))
+                samples = list(threads.map(lambda raw: unpack_sample(*raw), chunk))
                 vectors = self.scorer.embed_images([sample.image for sample in samples])
                 full = unit(as_finite_array(vectors, [sample.key for sample in samples]))
                 for sample, view in zip(samples, full, strict=True):

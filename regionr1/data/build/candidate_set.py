@@ -15,7 +15,7 @@ from regionr1.data.shards.stream import Slice, read_slice
 from regionr1.files import write_whole
 
 
-class Pooled:
+class CandidateSet:
     """A set of (entity, image) pairs in 8 bytes each: pools of millions name most of a KB.
 
     Two pairs in ten million share their 8 bytes once in 400,000 sets; one image too many is then
@@ -29,7 +29,7 @@ class Pooled:
         self.digests = digests
 
     @classmethod
-    def of(cls, folder: Path, indices: Iterable[ShardIndex]) -> Pooled:
+    def of(cls, folder: Path, indices: Iterable[ShardIndex]) -> CandidateSet:
         """The candidates of shards.
 
         Raises:
@@ -47,7 +47,7 @@ class Pooled:
         return cls(found)
 
     @classmethod
-    def load(cls, path: Path) -> Pooled:
+    def load(cls, path: Path) -> CandidateSet:
         """The set that `save` wrote."""
         return cls(map_npy(path, "add the scorer again"))
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +15,13 @@ import torch
 from PIL import Image
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from regionr1.data.build.stages import ScorerOptions, StoreDtype
 from regionr1.data.build.store import FORMAT
 from regionr1.data.build.store_writer import (
+    ALONE,
     Item,
     Part,
-    StoreDtype,
+    Share,
     finish,
     open_for_writing,
     write_parts,
@@ -40,25 +41,6 @@ NO_FILE = "KB image without a file"
 NO_IMAGE = "KB entity without a usable image"
 
 
-@dataclass(frozen=True, slots=True)
-class EmbedOptions:
-    """How embedding is done; none of it changes what an embedding is, but for ``dtype``.
-
-    Attributes:
-        batch_size: Images per scorer call.
-        part_size: Images of a part: what a killed run loses at most.
-        dtype: Of the vectors on disk.
-        rank: This process.
-        world_size: How many there are.
-    """
-
-    batch_size: int = 64
-    part_size: int = 4096
-    dtype: StoreDtype = "float32"
-    rank: int = 0
-    world_size: int = 1
-
-
 def kb_folder(work: Path) -> Path:
     """The store of the knowledge base."""
     return work / "kb"
@@ -69,10 +51,12 @@ def query_folder(work: Path, split: str) -> Path:
     return work / f"queries-{split}"
 
 
-def kb_identity(source: Source, scorer: Scorer, options: EmbedOptions) -> dict[str, Any]:
+def kb_identity(
+    source: Source, scorer: Scorer, part_size: int, dtype: StoreDtype = "float32"
+) -> dict[str, Any]:
     """What the store of the knowledge base is made from."""
     files = [file_identity(path) for path in source.kb_files()]
-    return _identity(source, scorer, options, {"files": files})
+    return _identity(source, scorer, part_size, dtype) | {"files": files}
 
 
 def kb_items(
@@ -93,7 +77,9 @@ def embed_kb(
     source: Source,
     scorer: Scorer,
     work: Path,
-    options: EmbedOptions,
+    options: ScorerOptions,
+    dtype: StoreDtype = "float32",
+    share: Share = ALONE,
     wanted: Callable[[str, str], bool] = lambda entity, image: True,
 ) -> Callable[[], None]:
     """Embed every usable image of the knowledge base with its entity's text.
@@ -106,6 +92,8 @@ def embed_kb(
         scorer: The frozen dual encoder.
         work: The work folder.
         options: How.
+        dtype: Of the vectors on disk.
+        share: What this process does of it.
         wanted: Told an entity and one of its images, says whether to embed it.
 
     Returns:
@@ -115,10 +103,10 @@ def embed_kb(
         UserError: Bad input, another scorer's store, or a non-finite embedding.
     """
     folder = kb_folder(work)
-    open_for_writing(folder, kb_identity(source, scorer, options))
+    open_for_writing(folder, kb_identity(source, scorer, options.part_size, dtype))
     (folder / "complete.json").unlink(missing_ok=True)
-    names = folder / f"entities-{options.rank}.jsonl"
-    counts: Counter[str] = Counter()
+    names = folder / f"entities-{share.rank}.jsonl"
+    left_out = SkipReport()
 
     def embed(chunk: list[Item]) -> Part:
         return _embed_part(
@@ -136,12 +124,12 @@ def embed_kb(
                 def seen(entity: Entity) -> None:
                     file.write(json.dumps(entity.id) + "\n")
                     if entity.n_unresolved:
-                        counts[NO_FILE] += entity.n_unresolved
+                        left_out.add(NO_FILE, entity.id, entity.n_unresolved)
 
+                items = kb_items(source, seen, wanted)
                 n_parts = write_parts(
-                    folder, kb_items(source, seen, wanted), embed, options.part_size,
-                    options.dtype, options.rank, options.world_size, bar.update,
-                )  # fmt: skip
+                    folder, items, embed, options.part_size, dtype, share, bar.update
+                )
         except OSError as error:
             raise UserError(f"{folder}: cannot be written ({error.strerror}).") from error
 
@@ -150,7 +138,7 @@ def embed_kb(
             with names.open(encoding="utf-8") as file:
                 yield from map(json.loads, file)
 
-        finish(folder, n_parts, entities(), counts)
+        finish(folder, n_parts, entities(), left_out)
         for path in folder.glob("entities-*.jsonl"):
             path.unlink()
 
@@ -158,16 +146,20 @@ def embed_kb(
 
 
 def query_identity(
-    source: Source, scorer: Scorer, split: str, skip_missing: bool, options: EmbedOptions
+    source: Source,
+    scorer: Scorer,
+    split: str,
+    skip_missing: bool,
+    part_size: int,
+    dtype: StoreDtype = "float32",
 ) -> dict[str, Any]:
     """What the store of a split's queries is made from."""
-    more = {
+    return _identity(source, scorer, part_size, dtype) | {
         "files": [file_identity(path) for path in source.files(split)],
         "split": split,
         "skip_missing": skip_missing,
         "two-hop choice": source.include_two_hop,
     }
-    return _identity(source, scorer, options, more)
 
 
 def query_items(
@@ -186,7 +178,9 @@ def embed_queries(
     work: Path,
     split: str,
     skip_missing: bool,
-    options: EmbedOptions,
+    options: ScorerOptions,
+    dtype: StoreDtype = "float32",
+    share: Share = ALONE,
 ) -> Callable[[], None]:
     """Embed the full image of every query of a split.
 
@@ -197,6 +191,8 @@ def embed_queries(
         split: ``train``, ``val`` or ``test``.
         skip_missing: Count queries whose image is missing or unreadable instead of raising.
         options: How.
+        dtype: Of the vectors on disk.
+        share: What this process does of it.
 
     Returns:
         What the first process must call once every process is here.
@@ -205,7 +201,7 @@ def embed_queries(
         UserError: Bad input, another scorer's store, or a non-finite embedding.
     """
     folder = query_folder(work, split)
-    identity = query_identity(source, scorer, split, skip_missing, options)
+    identity = query_identity(source, scorer, split, skip_missing, options.part_size, dtype)
     open_for_writing(folder, identity)
     (folder / "complete.json").unlink(missing_ok=True)
     left_out = SkipReport()
@@ -223,13 +219,10 @@ def embed_queries(
     count = query_items(source, split, SkipReport(), skip_missing)
     with _progress(label, lambda: _count(count)) as bar:
         items = query_items(source, split, left_out, skip_missing)
-        n_parts = write_parts(
-            folder, items, embed, options.part_size, options.dtype, options.rank,
-            options.world_size, bar.update,
-        )  # fmt: skip
+        n_parts = write_parts(folder, items, embed, options.part_size, dtype, share, bar.update)
     if n_parts == 0:
         raise UserError(f"{source.root}: split {split!r} has no usable question.")
-    return lambda: finish(folder, n_parts, counts=left_out.as_dict())
+    return lambda: finish(folder, n_parts, left_out=left_out)
 
 
 def query_of(key: str, data: str, root: Path) -> Query:
@@ -259,16 +252,13 @@ def as_finite_array(vectors: torch.Tensor, names: Sequence[str]) -> np.ndarray:
     return array
 
 
-def _identity(
-    source: Source, scorer: Scorer, options: EmbedOptions, more: dict[str, Any]
-) -> dict[str, Any]:
+def _identity(source: Source, scorer: Scorer, part_size: int, dtype: StoreDtype) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "source": source.name,
         "scorer": scorer.fingerprint(),
-        "dtype": options.dtype,
-        "part size": options.part_size,
-        **more,
+        "dtype": dtype,
+        "part size": part_size,
     }
 
 

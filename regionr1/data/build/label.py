@@ -14,13 +14,13 @@ from PIL import Image
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from regionr1.data.build.embed import DECODE_THREADS, query_of
-from regionr1.data.build.imported import NO_RESULT
 from regionr1.data.build.pools import Pools
+from regionr1.data.build.pools_imported import NO_RESULT
 from regionr1.data.build.store import EmbeddingStore
 from regionr1.data.chunks import chunks
-from regionr1.data.images import encoded_for_shard, open_image, read_image_bytes
+from regionr1.data.images import open_image, read_image_bytes, stored_image
 from regionr1.data.records import Query, SkipReport
-from regionr1.data.shards.samples import ShardSample, encode_sample
+from regionr1.data.shards.samples import ShardSample, pack_sample
 
 CHUNK = 64
 
@@ -54,14 +54,10 @@ class SplitWork:
     @property
     def n_read(self) -> int:
         """Pairs in the published files."""
-        counts = self.queries.counts
-        left_out = sum(
-            n for name, n in counts.items() if name not in ("rows", "owners", "entities")
-        )
-        return counts["rows"] + left_out
+        return len(self.queries) + self.queries.left_out.total
 
 
-def encode_queries(split: SplitWork, kb: EmbeddingStore, root: Path) -> Iterator[dict[str, Any]]:
+def labelled_samples(split: SplitWork, kb: EmbeddingStore, root: Path) -> Iterator[dict[str, Any]]:
     """Yield the encoded samples of a split and keep its counts.
 
     ``train`` keeps only queries whose pool holds a positive; the other splits keep all.
@@ -74,9 +70,7 @@ def encode_queries(split: SplitWork, kb: EmbeddingStore, root: Path) -> Iterator
     Raises:
         UserError: A query image that cannot be read any more.
     """
-    for name, n in split.queries.counts.items():
-        if name not in ("rows", "owners", "entities"):
-            split.skipped.add(name, "", n)
+    split.skipped.include(split.queries.left_out)
     order: Sequence[int] = range(len(split.queries))
     if split.name == "train":
         # Rows of one entity lie together; spread them so that a small shuffle buffer suffices.
@@ -95,7 +89,7 @@ def encode_queries(split: SplitWork, kb: EmbeddingStore, root: Path) -> Iterator
                 pool = [int(row) for row in split.pools.rows[rows[n]] if row >= 0]
                 sample = _sample(query, image, kb, pool, full[n], exact)
                 if _count(split, sample, query, kb):
-                    yield encode_sample(sample, *encoded_for_shard(data, image))
+                    yield pack_sample(sample, *stored_image(data, image))
             bar.update(len(rows))
 
 

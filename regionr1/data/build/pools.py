@@ -14,6 +14,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from regionr1.data.build.store import EmbeddingStore
 from regionr1.data.chunks import chunks
 from regionr1.data.npy import map_npy
+from regionr1.data.records import SkipReport
 from regionr1.errors import UserError
 from regionr1.files import read_json, whole_file, write_json, write_whole
 
@@ -118,6 +119,11 @@ class Pools:
     rows: np.ndarray
     k: int
     about: dict[str, Any]
+
+    @property
+    def skipped(self) -> SkipReport:
+        """What another system's pools lacked, with the first case of each reason."""
+        return SkipReport.of(self.about["skipped"], self.about.get("examples", {}))
 
 
 def pool_paths(work: Path, split: str) -> tuple[Path, Path]:

@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 
 from regionr1.data.npy import map_npy
+from regionr1.data.records import SkipReport
 from regionr1.errors import UserError
 from regionr1.files import read_json
 
 FORMAT = "regionr1-embeddings 1"
+_KEPT = ("rows", "owners", "entities")
 
 
 def store_digest(identity: dict[str, Any], items: str) -> str:
@@ -52,6 +54,7 @@ class EmbeddingStore:
     Attributes:
         identity: What it was made from; ``scorer`` is the scorer's fingerprint.
         counts: Numbers of rows, owners and what was left out.
+        left_out: What was left out, with where the first case of each reason is.
 
     Raises:
         UserError: Missing, incomplete or damaged.
@@ -64,6 +67,8 @@ class EmbeddingStore:
             raise UserError(f"{folder}: not of format {FORMAT!r}; remove it and {mend}.")
         complete = read_json(folder / "complete.json", f"incomplete: {mend}")
         self.counts: dict[str, int] = complete["counts"]
+        left_out = {name: n for name, n in self.counts.items() if name not in _KEPT}
+        self.left_out = SkipReport.of(left_out, complete.get("examples", {}))
         self._starts: list[int] = complete["starts"]
         self._items: str = complete["items"]
         self.dim: int = complete["dim"]
@@ -71,6 +76,11 @@ class EmbeddingStore:
 
     def __len__(self) -> int:
         return self.counts["rows"]
+
+    def summary(self) -> list[str]:
+        """What the store holds and what was left out of it, as lines for people."""
+        lines = [f"{len(self):,} images", *self.left_out.lines()]
+        return [f"{self.folder.name}: {line}" for line in lines]
 
     @property
     def digest(self) -> str:
@@ -120,6 +130,15 @@ class EmbeddingStore:
         """Whether the knowledge base has this entity, with or without a usable image."""
         query = "SELECT 1 FROM entities WHERE id = ?"
         return self._db.execute(query, (owner,)).fetchone() is not None
+
+    def entity_without_image(self) -> str | None:
+        """The first entity of the knowledge base without a usable image; None if all have one."""
+        query = (
+            "SELECT id FROM entities WHERE NOT EXISTS "
+            "(SELECT 1 FROM rows WHERE owner = id) ORDER BY position LIMIT 1"
+        )
+        found = self._db.execute(query).fetchone()
+        return None if found is None else found[0]
 
     def entity_at(self, position: int) -> str:
         """The entity at a position of the knowledge base's file."""

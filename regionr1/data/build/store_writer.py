@@ -8,18 +8,17 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from regionr1.data.build.stages import StoreDtype
 from regionr1.data.build.store import part_path
 from regionr1.data.chunks import chunks
 from regionr1.data.npy import map_npy, to_npy
 from regionr1.data.records import SkipReport
 from regionr1.errors import UserError
 from regionr1.files import read_json, whole_file, write_json, write_whole
-
-StoreDtype = Literal["float32", "float16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +51,22 @@ class Part:
     items: list[Item]
     vectors: np.ndarray
     skipped: SkipReport = field(default_factory=SkipReport)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What this process does of the work.
+
+    Attributes:
+        rank: Which process this is.
+        world_size: How many there are; part n belongs to process n modulo their number.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+
+
+ALONE = Share()
 
 
 def open_for_writing(folder: Path, identity: dict[str, Any]) -> None:
@@ -89,8 +104,7 @@ def write_parts(
     embed: Callable[[list[Item]], Part],
     part_size: int,
     dtype: StoreDtype = "float32",
-    rank: int = 0,
-    world_size: int = 1,
+    share: Share = ALONE,
     passed: Callable[[int], object] = lambda n: None,
 ) -> int:
     """Write the parts of this process that are not there yet.
@@ -101,8 +115,7 @@ def write_parts(
         embed: Turns the items of one part into rows.
         part_size: Items of every part but the last.
         dtype: Of the vectors on disk.
-        rank: This process; part n belongs to process n modulo ``world_size``.
-        world_size: How many processes there are.
+        share: Which of the parts this process writes.
         passed: Told the number of items after every part, whoever did it.
 
     Returns:
@@ -113,7 +126,7 @@ def write_parts(
     """
     number = 0
     for chunk in chunks(items, part_size):
-        mine = number % world_size == rank
+        mine = number % share.world_size == share.rank
         if mine and not _is_written(folder, number, digest := items_digest(chunk)):
             _write_part(folder, number, embed(chunk), digest, dtype)
         passed(len(chunk))
@@ -128,12 +141,12 @@ def _write_part(folder: Path, number: int, part: Part, digest: str, dtype: Store
     vectors = to_npy(part.vectors.astype(dtype))
     write_whole(part_path(folder, number, "npy"), lambda file: file.write(vectors))
     write_whole(part_path(folder, number, "jsonl"), lambda file: file.write(lines.encode()))
-    counts = {"items": digest, "rows": len(part.items), "skipped": part.skipped.as_dict()}
-    write_json(part_path(folder, number, "json"), counts)
+    record = {"items": digest, "rows": len(part.items), "skipped": part.skipped.as_dict()}
+    write_json(part_path(folder, number, "json"), record | {"examples": part.skipped.first})
 
 
 def finish(
-    folder: Path, n_parts: int, entities: Iterable[str] = (), counts: dict[str, int] | None = None
+    folder: Path, n_parts: int, entities: Iterable[str] = (), left_out: SkipReport | None = None
 ) -> None:
     """Join the parts of a store whose every part is written.
 
@@ -141,7 +154,7 @@ def finish(
         folder: The store.
         n_parts: How many parts it has.
         entities: For a knowledge base, its entities in file order.
-        counts: Numbers to keep beside those of the parts.
+        left_out: What was left out beside what the parts left out.
 
     Raises:
         UserError: A part is missing, an entity occurs twice, or the disk is full.
@@ -155,9 +168,9 @@ def finish(
         if int(path.stem.removeprefix("part-")) >= n_parts:
             path.unlink()
     total = SkipReport()
+    total.include(left_out or SkipReport())
     for summary in summaries:
-        for reason, n in summary["skipped"].items():
-            total.add(reason, "", n)
+        total.include(SkipReport.of(summary["skipped"], summary.get("examples", {})))
     dim = next(
         (
             map_npy(part_path(folder, n, "npy"), "embed again").shape[1]
@@ -167,12 +180,10 @@ def finish(
         0,
     )
     n_owners = _write_rows(folder, n_parts, entities)
-    numbers = {"rows": starts[-1], **n_owners, **(counts or {})}
-    for reason, n in total.as_dict().items():
-        numbers[reason] = numbers.get(reason, 0) + n
+    numbers = {"rows": starts[-1], **n_owners, **total.counts}
     items = join_digests(summary["items"] for summary in summaries)
     record = {"counts": numbers, "starts": starts[:-1], "dim": int(dim), "items": items}
-    write_json(folder / "complete.json", record)
+    write_json(folder / "complete.json", record | {"examples": total.first})
 
 
 def planned_items(items: Iterable[Item], part_size: int) -> str:

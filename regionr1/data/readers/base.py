@@ -20,7 +20,8 @@ class Source(ABC):
         name: Name of the layout.
         root: The folder.
         kb_path: The knowledge base.
-        include_two_hop: Whether questions over two pages are kept, where the data set has them.
+        has_two_hop: Whether the data set has questions over two pages.
+        include_two_hop: Whether those are kept.
         tolerant: Whether a folder of images that is not there counts as images that are not there,
             instead of ending the reading.
     """
@@ -28,6 +29,7 @@ class Source(ABC):
     name: str
     root: Path
     kb_path: Path
+    has_two_hop: bool = False
     include_two_hop: bool = False
     tolerant: bool = False
 
@@ -45,6 +47,18 @@ class Source(ABC):
             if not self.tolerant:
                 raise
             return str(error)
+
+    @abstractmethod
+    def __init__(self, root: Path, kb: str | None = None) -> None:
+        """Open a folder.
+
+        Args:
+            root: The folder.
+            kb: Name of the knowledge-base file in it; None for the layout's usual one.
+
+        Raises:
+            UserError: The folder does not exist.
+        """
 
     @abstractmethod
     def read(self, split: str, report: SkipReport) -> Iterator[Query | MissingImage]:

@@ -9,8 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from regionr1.data.readers.base import SPLITS, Source
-from regionr1.data.readers.json_object import JsonObject
-from regionr1.data.readers.kb import WHAT, read_entities
+from regionr1.data.readers.kb import read_entities
 from regionr1.data.readers.kb_images import KbImages
 from regionr1.data.readers.query_images import InatImages, LandmarkImages
 from regionr1.data.readers.tables import csv_rows, first_existing, read_box
@@ -46,6 +45,7 @@ class EvqaSource(Source):
     """
 
     name = "evqa"
+    has_two_hop = True
 
     def __init__(self, root: Path, kb: str | None = None, include_two_hop: bool = False) -> None:
         self.root = Path(root)
@@ -60,7 +60,7 @@ class EvqaSource(Source):
 
     def entities(self) -> Iterator[Entity]:
         """Yield the pages of the knowledge base; see `regionr1.data.readers.kb.read_entities`."""
-        return read_entities(JsonObject(self.kb_path, WHAT), self.kb_images)
+        return read_entities(self.kb_path, self.kb_images)
 
     def files(self, split: str) -> list[Path]:
         """Text files that decide what ``split`` contains, those that exist, in a fixed order."""

@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from regionr1.data.readers.base import Source
-from regionr1.data.readers.json_object import JsonObject
-from regionr1.data.readers.kb import WHAT, read_entities
+from regionr1.data.readers.kb import read_entities
 from regionr1.data.readers.kb_images import KbImages
 from regionr1.data.readers.key_index import KeyIndex
 from regionr1.data.readers.query_images import OvenImages
@@ -71,7 +70,7 @@ class InfoseekSource(Source):
     def entities(self) -> Iterator[Entity]:
         """Yield the pages of the knowledge base."""
         if self.by_url:
-            return read_entities(JsonObject(self.kb_path, WHAT), self.kb_images)
+            return read_entities(self.kb_path, self.kb_images)
         return read_wiki6m(self.kb_path, self.root)
 
     def files(self, split: str) -> list[Path]:

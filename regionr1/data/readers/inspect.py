@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from regionr1.data.readers.base import SPLITS, Source
-from regionr1.data.records import MissingImage, SkipReport
+from regionr1.data.records import MissingImage, SkipReport, first_at
 
 
 @dataclass
@@ -24,6 +24,7 @@ class SplitCounts:
         by_source: Pairs by image collection.
         by_subset: Pairs by part of the split, where the data set has parts.
         skipped: Pairs left out for another reason.
+        first_skipped: Where the first case of each of these reasons is.
         gold_entities: Distinct correct entities.
         gold_not_in_kb: Those that the knowledge base lacks; None when it was not read.
     """
@@ -35,6 +36,7 @@ class SplitCounts:
     by_source: dict[str, int] = field(default_factory=dict)
     by_subset: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
+    first_skipped: dict[str, str] = field(default_factory=dict)
     gold_entities: int = 0
     gold_not_in_kb: int | None = None
 
@@ -77,7 +79,10 @@ class Inspection:
                     f"  {counts.missing_images:,} without an image file, the first at "
                     f"{counts.first_missing}"
                 )
-            lines += [f"  {n:,} left out: {reason}" for reason, n in counts.skipped.items()]
+            lines += [
+                f"  {n:,} left out: {reason}{first_at(counts.first_skipped.get(reason))}"
+                for reason, n in counts.skipped.items()
+            ]
             known = (
                 ""
                 if counts.gold_not_in_kb is None
@@ -100,7 +105,7 @@ def inspect_source(source: Source, read_kb: bool = True) -> Inspection:
     Raises:
         UserError: A file is there but malformed.
     """
-    source.tolerant = True
+    source.tolerant, source.include_two_hop = True, source.has_two_hop
     splits: dict[str, SplitCounts] = {}
     gold: dict[str, set[str]] = {}
     for split in SPLITS:
@@ -129,7 +134,7 @@ def _count_split(source: Source, split: str) -> tuple[SplitCounts, set[str]]:
             counts.missing_images += 1
             counts.first_missing = counts.first_missing or f"{item.where}: {item.reason}"
         gold.update(item.gold_ids)
-    counts.skipped = report.as_dict()
+    counts.skipped, counts.first_skipped = report.as_dict(), report.first
     counts.gold_entities = len(gold)
     return counts, gold
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from regionr1.data.readers.json_object import JsonObject
+from regionr1.data.readers.json_object import scan_object
 from regionr1.data.readers.kb_images import KbImages
 from regionr1.data.records import Entity
 from regionr1.errors import UserError
@@ -17,22 +17,22 @@ WHAT = "the knowledge base"
 _LISTS = ("section_titles", "section_texts", "image_urls")
 
 
-def read_entities(kb: JsonObject, images: KbImages) -> Iterator[Entity]:
+def read_entities(path: Path, images: KbImages) -> Iterator[Entity]:
     """Yield the pages of an E-VQA knowledge base in file order, holding one at a time.
 
     An image counts as resolved when the mapping names a file for its URL and the file exists;
     others are counted in ``Entity.n_unresolved`` (a large part of the real KB has no pixels).
 
     Args:
-        kb: ``encyclopedic_kb_wiki.json``.
+        path: ``encyclopedic_kb_wiki.json``.
         images: Where the files of image URLs are.
 
     Raises:
         UserError: A file is missing or broken, or an entry is malformed (its key is named).
     """
-    for url, entry in kb.items():
-        _check_entry(entry, url, kb.path)
-        found = tuple(path for path in map(images.find, entry["image_urls"]) if path is not None)
+    for url, entry in scan_object(path, WHAT):
+        _check_entry(entry, url, path)
+        found = tuple(file for file in map(images.find, entry["image_urls"]) if file is not None)
         lead = entry["section_texts"][0] if entry["section_texts"] else ""
         yield Entity(
             id=url,

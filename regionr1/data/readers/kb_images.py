@@ -53,7 +53,7 @@ class KbImages:
         if table.suffix == ".csv":
             named: Iterator[tuple[str, object]] = _omgm_rows(table)
         else:
-            named = ((url, value) for url, value, _, _ in scan_object(table, _WHAT))
+            named = scan_object(table, _WHAT)
         for url, value in named:
             path = resolve_inside(self.root, value, f"{table}, image URL {url!r}")
             yield url, path.relative_to(self.root).as_posix()

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import ijson  # type: ignore[import-untyped]
 
-from regionr1.data.readers.json_object import scan_object
+from regionr1.data.readers.json_object import json_reason, scan_object
 from regionr1.data.readers.key_index import KeyIndex
 from regionr1.data.readers.tables import resolve_inside
 from regionr1.errors import UserError
@@ -100,7 +100,7 @@ class InatImages:
 
     def _entries(self) -> Iterator[tuple[str, str]]:
         what = "the mapping of iNaturalist image ids to files"
-        for image_id, name, _, _ in scan_object(self.names_path, what):
+        for image_id, name in scan_object(self.names_path, what):
             path = resolve_inside(self.root, name, f"{self.names_path}, id {image_id}")
             yield image_id, path.relative_to(self.root).as_posix()
 
@@ -120,15 +120,10 @@ def _write_names(coco: Path, names: Path) -> None:
     except (ijson.JSONError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise UserError(
             f"{coco}: not a COCO file with images of 'id' and 'file_name' "
-            f"({_first_line(error)}), perhaps a truncated download; fetch it again."
+            f"({json_reason(error)}), perhaps a truncated download; fetch it again."
         ) from error
     except OSError as error:
         raise UserError(f"{coco}: cannot be read ({error.strerror}).") from error
-
-
-def _first_line(error: Exception) -> str:
-    """ijson's parser draws the place of an error on lines of its own."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 class LandmarkImages:

@@ -1,7 +1,8 @@
-"""Which reader reads which layout: a data set is one line here and one file beside it."""
+"""Which reader reads which layout: a data set is one word here and one file beside it."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +10,7 @@ from regionr1.data.readers.base import Source
 from regionr1.errors import UserError
 
 SourceName = Literal["evqa", "infoseek", "own"]
+"""The layouts; `name` is read by the class `NameSource` in the file `name.py` beside this one."""
 
 
 def open_source(
@@ -17,22 +19,18 @@ def open_source(
     """The reader of a layout.
 
     Args:
-        name: ``evqa``, ``infoseek`` or ``own``.
+        name: Of the layout.
         root: Folder of the published files.
         kb: Name of the knowledge-base file in it; None for the usual one.
-        include_two_hop: E-VQA only: keep two-hop questions, with both pages as gold.
+        include_two_hop: Keep two-hop questions, with both pages as gold.
 
     Raises:
-        UserError: There is no such folder.
+        UserError: There is no such folder, or the data set has no two-hop questions.
     """
-    from regionr1.data.readers.evqa import EvqaSource
-    from regionr1.data.readers.infoseek import InfoseekSource
-    from regionr1.data.readers.own import OwnSource
-
-    if name == "evqa":
-        return EvqaSource(root, kb, include_two_hop)
-    if include_two_hop:
-        raise UserError(f"include_two_hop: only E-VQA has two-hop questions, not {name!r}.")
-    if name == "infoseek":
-        return InfoseekSource(root, kb)
-    return OwnSource(root, kb)
+    module = import_module(f"{__package__}.{name}")
+    reader: type[Source] = getattr(module, f"{name.capitalize()}Source")
+    if include_two_hop and not reader.has_two_hop:
+        raise UserError(f"include_two_hop: {name!r} has no two-hop questions; E-VQA has.")
+    source = reader(root, kb)
+    source.include_two_hop = include_two_hop
+    return source

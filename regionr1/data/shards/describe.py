@@ -1,13 +1,17 @@
-"""The premise that shards give an experiment, printed where they are built and verified."""
+"""What shards hold, printed where they are built and verified."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from regionr1.data.shards.index import ShardIndex
+from regionr1.data.readers.base import SPLITS
+from regionr1.data.records import first_at
+from regionr1.data.shards.index import ShardIndex, check_shards, indexed_splits, verify_index
+from regionr1.data.shards.location import Location
 
 
-def premise(indices: Sequence[ShardIndex]) -> str:
+def describe(indices: Sequence[ShardIndex]) -> str:
     """Describe what an experiment on these shards rests on, as text for people.
 
     Args:
@@ -18,6 +22,10 @@ def premise(indices: Sequence[ShardIndex]) -> str:
         and the full image's CondR@1; then the scorers that were added, and everything left out or
         counted as a miss, by reason.
     """
+
+    def where(index: ShardIndex, reason: str) -> str:
+        return first_at(index.examples.get(reason))
+
     first = indices[0]
     kb = first.knowledge_base
     lines = [
@@ -46,11 +54,36 @@ def premise(indices: Sequence[ShardIndex]) -> str:
                     lines.append(f"{index.split}: {group} {value}: {n:,} pools, recall {share:.3f}")
     for index in indices:
         for reason, n in index.skipped.items():
-            lines.append(f"{index.split}: {n:,} left out: {reason}")
+            lines.append(f"{index.split}: {n:,} left out: {reason}{where(index, reason)}")
         for reason, n in index.misses.items():
             if reason not in index.skipped:
-                lines.append(f"{index.split}: {n:,} kept and counted as misses: {reason}")
+                lines.append(
+                    f"{index.split}: {n:,} kept and counted as misses: {reason}"
+                    f"{where(index, reason)}"
+                )
     for reason, n in kb.items():
         if reason not in ("entities", "images"):
-            lines.append(f"knowledge base: {n:,} x {reason}")
+            lines.append(f"knowledge base: {n:,} x {reason}{where(first, reason)}")
     return "\n".join(lines)
+
+
+def verify(location: Location, splits: Sequence[str] | None = None) -> list[ShardIndex]:
+    """Check every shard against its index, byte by byte, added embeddings too.
+
+    Args:
+        location: Where the shards lie.
+        splits: Which splits; None takes those in the folder, and for a URL all three.
+
+    Returns:
+        The index of every split.
+
+    Raises:
+        UserError: A shard is missing, truncated or altered.
+    """
+    if splits is None:
+        splits = indexed_splits(location) if isinstance(location, Path) else SPLITS
+    indices = [verify_index(location, split, checksums=True) for split in splits]
+    for index in indices:
+        for added in index.scorers:
+            check_shards(location, added.shards, checksums=True)
+    return indices

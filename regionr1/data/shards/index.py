@@ -24,7 +24,7 @@ from regionr1.files import file_sha256, write_text, write_whole
 
 FORMAT = "regionr1-shards"
 VERSION = 1
-_OPTIONAL = ("groups", "scorers", "embeddings", "main")
+_OPTIONAL = ("groups", "examples", "scorers", "embeddings", "main")
 # No other folder, and nothing for a shell.
 _SHARD_NAME = re.compile(r"[a-z]+-[0-9]{6,}\.tar")
 _ADDED_NAME = re.compile(r"scorer-[0-9a-f]{12}/[a-z]+-[0-9]{6,}\.tar")
@@ -78,6 +78,8 @@ class ShardIndex:
         built_from: Hash over everything the shards depend on.
         shards: The tars, in order.
         groups: By question type, source and part of the split: pools, and those with a positive.
+        examples: Where the first case of a reason is, of those in ``skipped``, ``misses`` and
+            ``knowledge_base``.
         scorers: Other scorers whose embeddings were added.
         embeddings: Tars that hold the embeddings, where they are an added scorer's; see `seen_by`.
         main: The index as it is stored, where this one is seen by an added scorer.
@@ -98,6 +100,7 @@ class ShardIndex:
     built_from: str
     shards: list[ShardFile] = field(default_factory=list)
     groups: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
     scorers: list[AddedScorer] = field(default_factory=list)
     embeddings: list[ShardFile] = field(default_factory=list)
     main: ShardIndex | None = None
@@ -175,7 +178,7 @@ def load_index(folder: Location, split: str) -> ShardIndex:
         if record.get("format") != FORMAT or record.get("version") != VERSION:
             raise UserError(f"{where}: not {FORMAT} version {VERSION}; build the shards again.")
         values = {f.name: record[f.name] for f in fields(ShardIndex) if f.name not in _OPTIONAL}
-        values["groups"] = record.get("groups", {})
+        values |= {name: record.get(name, {}) for name in ("groups", "examples")}
         values["shards"] = _shard_files(record["shards"], _SHARD_NAME, where)
         values["scorers"] = [
             AddedScorer(**{**added, "shards": _shard_files(added["shards"], _ADDED_NAME, where)})
@@ -297,7 +300,7 @@ def write_shards(
     Args:
         folder: An existing folder.
         split: Prefix of the file names.
-        samples: Encoded samples (`regionr1.data.shards.samples.encode_sample`).
+        samples: Encoded samples (`regionr1.data.shards.samples.pack_sample`).
         samples_per_shard: Samples of every tar but the last.
 
     Returns:

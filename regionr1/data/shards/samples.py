@@ -66,7 +66,7 @@ class ShardSample:
         return {name: value for name, value in parts.items() if value}
 
 
-def encode_sample(sample: ShardSample, image_extension: str, image_bytes: bytes) -> dict[str, Any]:
+def pack_sample(sample: ShardSample, image_extension: str, image_bytes: bytes) -> dict[str, Any]:
     """Turn a sample into the files of one tar member group (bytes by extension)."""
     width, height = sample.image.size
     record = {
@@ -87,11 +87,11 @@ def encode_sample(sample: ShardSample, image_extension: str, image_bytes: bytes)
         "__key__": sample.key,
         image_extension: image_bytes,
         "json": json.dumps(record, ensure_ascii=False).encode(),
-        **encode_embeddings(sample.candidates, sample.full),
+        **pack_embeddings(sample.candidates, sample.full),
     }
 
 
-def encode_embeddings(candidates: np.ndarray, full: np.ndarray) -> dict[str, bytes]:
+def pack_embeddings(candidates: np.ndarray, full: np.ndarray) -> dict[str, bytes]:
     """The two files of a sample that depend on the scorer: (K, D) and (D,)."""
     arrays = (to_npy(np.asarray(array, np.float32)) for array in (candidates, full))
     return dict(zip(EMBEDDINGS, arrays, strict=True))
@@ -103,7 +103,7 @@ def with_embeddings(raw: dict[str, Any], other: dict[str, Any]) -> dict[str, Any
     return kept | {name: other[name] for name in EMBEDDINGS if name in other}
 
 
-def decode_sample(raw: dict[str, Any], where: str) -> ShardSample:
+def unpack_sample(raw: dict[str, Any], where: str) -> ShardSample:
     """Rebuild a sample from the bytes of its files.
 
     Args:

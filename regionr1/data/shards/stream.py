@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from regionr1.data.shards.batch import QueryBatch, collate
 from regionr1.data.shards.index import ShardFile, ShardIndex, mend
 from regionr1.data.shards.location import Location, Remote, url_of
-from regionr1.data.shards.samples import ShardSample, decode_sample, with_embeddings
+from regionr1.data.shards.samples import ShardSample, unpack_sample, with_embeddings
 from regionr1.errors import UserError, crossed
 
 StartMethod = Literal["fork", "spawn", "forkserver"]
@@ -132,7 +132,7 @@ class ShardStream(IterableDataset[QueryBatch]):
         passes = count(self.first_pass) if self.endless else [0]
         for number in passes:
             for raw, where in self._raw_samples(number, consumer, consumers):
-                yield decode_sample(raw, where)
+                yield unpack_sample(raw, where)
 
     def _raw_samples(
         self, number: int, consumer: int, consumers: int

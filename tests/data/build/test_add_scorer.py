@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 import torch
 from checkout import ROOT, TESTS
-from evqa_files import ColourScorer, make_evqa
+from evqa_files import ColourScorer, make_evqa, prepare_shards
 from filelock import FileLock
 from PIL import Image
 from torch.nn.functional import normalize
 
-from regionr1.cli.data import add_scorer, describe, premise, verify
+from regionr1.cli.data import describe, premise, verify
 from regionr1.cli.main import main
 from regionr1.data.build import add_scorer as adding
-from regionr1.data.build.stages import prepare_shards
+from regionr1.data.build.stages import AddScorer
 from regionr1.data.readers.evqa import EvqaSource
 from regionr1.data.shards.datamodule import RerankDataModule
 from regionr1.data.shards.index import load_index, verify_index
@@ -93,6 +93,10 @@ def added(built, tmp_path_factory) -> Path:
     shutil.copytree(built.parent / "shards", out)
     add_scorer(out, built, "pixels")
     return out
+
+
+def add_scorer(shards: Path, root: Path, scorer: str, **options: object) -> None:
+    AddScorer(shards=shards, root=root, scorer=scorer, **options).run()
 
 
 def scorer_file(folder: Path, **arguments: object) -> str:

@@ -7,14 +7,18 @@ import pickle
 import faiss
 import numpy as np
 import pytest
-from evqa_files import ColourScorer, EvqaFiles, make_evqa, url_of
+from evqa_files import ColourScorer, EvqaFiles, make_evqa, prepare_shards, url_of
 
-from regionr1.data.build.embed import EmbedOptions, embed_kb, embed_queries
-from regionr1.data.build.imported import pages_of
+from regionr1.data.build import pools_imported
+from regionr1.data.build.embed import embed_kb, embed_queries
+from regionr1.data.build.pipeline import make_pools
 from regionr1.data.build.pools import build_index, open_index, open_pools
+from regionr1.data.build.pools_imported import pages_of, retrieved_pages
 from regionr1.data.build.safe_pickle import load_int_list
-from regionr1.data.build.stages import PoolOptions, make_pools, prepare_shards, shards_from_work
+from regionr1.data.build.stages import PoolOptions, ScorerOptions, ShardOptions
 from regionr1.data.build.store import EmbeddingStore
+from regionr1.data.build.write import shards_from_work
+from regionr1.data.readers import key_index
 from regionr1.data.readers.evqa import EvqaSource
 from regionr1.data.shards.index import load_index
 from regionr1.data.shards.stream import read_samples
@@ -34,8 +38,8 @@ class Work:
 
     def embed(self, scorer: str = "colour", split: str = "test") -> None:
         source = EvqaSource(self.files.root)
-        embed_kb(source, ColourScorer(), self.folder, EmbedOptions(part_size=4))()
-        embed_queries(source, ColourScorer(scorer), self.folder, split, False, EmbedOptions())()
+        embed_kb(source, ColourScorer(), self.folder, ScorerOptions(part_size=4))()
+        embed_queries(source, ColourScorer(scorer), self.folder, split, False, ScorerOptions())()
 
     @property
     def kb(self) -> EmbeddingStore:
@@ -45,12 +49,13 @@ class Work:
     def queries(self) -> EmbeddingStore:
         return EmbeddingStore(self.folder / "queries-test", "embed")
 
-    def pool(self, **options):
-        make_pools(self.folder, ["test"], PoolOptions(**options))
+    def pool(self, index="auto", **options):
+        make_pools(self.folder, ["test"], PoolOptions(splits=("test",), **options), index)
         return open_pools(self.folder, "test")
 
     def shards(self, **options):
-        return shards_from_work(self.files.root, self.folder, self.out, ["test"], **options)[0]
+        made = ShardOptions(out=self.out, splits=("test",), **options)
+        return shards_from_work(made, self.files.root, self.folder)[0]
 
 
 @pytest.fixture
@@ -207,7 +212,35 @@ def test_results_of_another_split(work) -> None:
     path.write_text(json.dumps({"infoseek_val_00000000": echosight(0)}))
     with pytest.raises(UserError, match="no result for any of the 6 test queries .*'E-VQA_0'"):
         work.pool(results=path)
-    assert pages_of({"retrieved_entries": [{"url": "a"}, "b", "a"]}, "here") == ["a", "b"]
+    assert pages_of(["a", "b", "a"], "here") == ["a", "b"]
+
+
+def test_a_large_result_file_gets_an_index_that_is_used_again(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "results.json"
+    long = {"url": "a", "text": "long " * 1000}
+    records = {"q1": {"retrieved_entries": [long, "b"]}, "q2": {"retrieved_entities": ["c"]}}
+    path.write_text(json.dumps({**records, "q3": 4}))
+    first = retrieved_pages(path, in_memory_below=0)
+    assert [first.get(key) for key in ("q1", "q2", "q3", "q4")] == [
+        '["a", "b"]', '["c"]', "null", None
+    ]  # fmt: skip
+    beside = path.with_name("results.json" + key_index.SUFFIX)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["results.json", beside.name]
+    with monkeypatch.context() as patch:
+        patch.setattr(pools_imported, "scan_object", lambda *_: pytest.fail("read again"))
+        assert retrieved_pages(path, in_memory_below=0).get("q2") == '["c"]'
+    path.write_text(json.dumps({"q1": {"retrieved_entries": ["d"]}}))
+    assert retrieved_pages(path, in_memory_below=0).get("q1") == '["d"]'
+    beside.write_bytes(b"damaged")
+    assert retrieved_pages(path, in_memory_below=0).get("q1") == '["d"]'
+    path.write_text('{"q1": 1, "q2": ')
+    beside.unlink()
+    with pytest.raises(UserError, match="truncated"):
+        retrieved_pages(path, in_memory_below=0)
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+    path.write_text('{"q1": 1, "q1": 2}')
+    with pytest.raises(UserError, match="'q1' occurs twice in the retrieval results"):
+        retrieved_pages(path)
 
 
 def write_faiss(work, ids) -> str:
@@ -285,7 +318,7 @@ def test_one_source_of_pools(work, tmp_path) -> None:
     with pytest.raises(UserError, match="two sources of pools"):
         PoolOptions(results=tmp_path, faiss=tmp_path)
     with pytest.raises(UserError, match="no such file or folder"):
-        PoolOptions(results=tmp_path / "gone.json")
+        PoolOptions(results=tmp_path / "gone.json", splits=("test",))
 
 
 def test_no_usable_image_at_all(tmp_path) -> None:

@@ -11,18 +11,19 @@ from evqa_files import ColourScorer, EvqaFiles, make_evqa, url_of
 from PIL import Image
 
 from regionr1.data.build.embed import (
-    EmbedOptions,
     as_finite_array,
     embed_kb,
     embed_queries,
     query_of,
 )
+from regionr1.data.build.stages import ScorerOptions
 from regionr1.data.build.store import EmbeddingStore
+from regionr1.data.build.store_writer import Share
 from regionr1.data.readers.evqa import EvqaSource
 from regionr1.data.records import SkipReport
 from regionr1.errors import UserError
 
-SMALL = EmbedOptions(batch_size=2, part_size=3)
+SMALL = ScorerOptions(batch_size=2, part_size=3)
 
 
 @pytest.fixture
@@ -37,15 +38,15 @@ def store(folder) -> EmbeddingStore:
     return EmbeddingStore(folder, "embed again")
 
 
-def embedded(files, scorer=None, options=SMALL, work="work") -> EmbeddingStore:
+def embedded(files, scorer=None, options=SMALL, work="work", **more) -> EmbeddingStore:
     folder = files.root.parent / work
-    embed_kb(EvqaSource(files.root), scorer or ColourScorer(), folder, options)()
+    embed_kb(EvqaSource(files.root), scorer or ColourScorer(), folder, options, **more)()
     return store(folder / "kb")
 
 
 @pytest.mark.parametrize("part_size", [1, 3, 100])
 def test_rows_are_the_scorers_vectors(files, part_size) -> None:
-    kb = embedded(files, options=EmbedOptions(4, part_size))
+    kb = embedded(files, options=ScorerOptions(batch_size=4, part_size=part_size))
     images = [Image.open(files.root / kb.row(n)[1]).convert("RGB") for n in range(len(kb))]
     expected = ColourScorer().embed_images(images).numpy()
     assert np.allclose(kb.vectors(range(len(kb))), expected, atol=1e-6)
@@ -83,8 +84,7 @@ def test_two_processes_write_what_one_does(files) -> None:
     alone = embedded(files)
     source, work = EvqaSource(files.root), files.root.parent / "both"
     complete = [
-        embed_kb(source, ColourScorer(), work, EmbedOptions(2, 3, rank=rank, world_size=2))
-        for rank in (1, 0)
+        embed_kb(source, ColourScorer(), work, SMALL, share=Share(rank, 2)) for rank in (1, 0)
     ]
     complete[1]()
     both = store(work / "kb")
@@ -159,7 +159,7 @@ def test_other_origins_are_refused(files) -> None:
     with pytest.raises(UserError, match="made with another scorer; name another work folder"):
         embedded(files, ColourScorer("other"))
     with pytest.raises(UserError, match="another part size"):
-        embedded(files, options=EmbedOptions(2, 4))
+        embedded(files, options=ScorerOptions(batch_size=2, part_size=4))
     files.kb[url_of(0)]["title"] = "Renamed"
     files.write()
     with pytest.raises(UserError, match="another files"):
@@ -180,7 +180,7 @@ def test_damage_is_seen(files) -> None:
 
 
 def test_half_precision_on_disk(files) -> None:
-    kb = embedded(files, options=EmbedOptions(dtype="float16"))
+    kb = embedded(files, options=ScorerOptions(), dtype="float16")
     exact = embedded(files, work="exact").vectors(range(10))
     assert np.load(kb.folder / "part-000000.npy").dtype == np.float16
     assert np.allclose(kb.vectors(range(10)), exact, atol=1e-3)

@@ -3,9 +3,8 @@
 import json
 
 import pytest
-from evqa_files import ColourScorer, EvqaFiles, make_evqa, url_of
+from evqa_files import ColourScorer, EvqaFiles, make_evqa, prepare_shards, url_of
 
-from regionr1.data.build.stages import prepare_shards
 from regionr1.data.readers.evqa import EvqaSource
 from regionr1.data.records import SkipReport
 from regionr1.errors import UserError

@@ -105,5 +105,5 @@ def test_before_the_images_are_there_questions_are_counted(tmp_path, capsys) -> 
 
 
 def test_two_hop_is_only_evqas(tmp_path) -> None:
-    with pytest.raises(UserError, match="only E-VQA has two-hop questions, not 'own'"):
+    with pytest.raises(UserError, match="'own' has no two-hop questions; E-VQA has"):
         open_source("own", tmp_path, include_two_hop=True)

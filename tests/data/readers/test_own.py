@@ -1,11 +1,10 @@
 """Reading your own JSON Lines."""
 
 import pytest
-from evqa_files import ColourScorer
+from evqa_files import ColourScorer, prepare_shards
 from infoseek_files import write_jsonl
 from own_files import make_own
 
-from regionr1.data.build.stages import prepare_shards
 from regionr1.data.readers.own import OwnSource
 from regionr1.data.records import SkipReport
 from regionr1.errors import UserError

@@ -6,9 +6,8 @@ from itertools import islice
 import lightning as L
 import pytest
 import torch
-from evqa_files import ColourScorer, make_shards
+from evqa_files import ColourScorer, make_shards, prepare_shards
 
-from regionr1.data.build.stages import prepare_shards
 from regionr1.data.readers.evqa import EvqaSource
 from regionr1.data.shards.datamodule import RerankDataModule
 from regionr1.errors import UserError

@@ -9,7 +9,7 @@ import pytest
 from evqa_files import make_shards
 from remote_shards import check_the_same_samples, check_two_ranks_of_two_workers, keys
 
-from regionr1.cli.data import add_scorer
+from regionr1.data.build.stages import AddScorer
 from regionr1.data.shards.datamodule import RerankDataModule
 from regionr1.data.shards.index import load_index, verify_index
 from regionr1.data.shards.location import as_location
@@ -23,7 +23,7 @@ SIZES = {"train": 22, "val": 10, "test": 12}
 def shards(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("evqa")
     out = make_shards(root, SIZES)
-    add_scorer(out, root, "pixels", splits=("test",))
+    AddScorer(shards=out, root=root, scorer="pixels", splits=("test",)).run()
     return out
 
 

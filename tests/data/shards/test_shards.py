@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 import webdataset as wds
-from evqa_files import ColourScorer, EvqaFiles, make_evqa, url_of
+from evqa_files import ColourScorer, EvqaFiles, make_evqa, prepare_shards, url_of
 from safetensors.torch import save_file
 
 from regionr1.cli import data as commands
-from regionr1.data.build.stages import prepare_shards
+from regionr1.cli.main import main
 from regionr1.data.readers.evqa import EvqaSource
-from regionr1.data.shards.describe import premise
+from regionr1.data.shards.describe import describe
 from regionr1.data.shards.index import load_index, verify_index
 from regionr1.errors import UserError
 from regionr1.scorers.builtin import DualEncoder
@@ -82,7 +82,7 @@ def test_counts_add_up(files) -> None:
     assert test.skipped == {"2_hop question": 1} and test.misses == {gone: 1}
     assert (test.n_read, test.n_samples, test.n_with_positive) == (6, 5, 4)
     assert test.pool_recall == 4 / 5 and test.full_cond_recall_at_1 == 1.0
-    text = premise([train, val, test])
+    text = describe([train, val, test])
     assert "train: 1 left out: no positive in the pool" in text
     assert "test: 1 kept and counted as misses: gold page" in text
     assert "5 x KB image without a file" in text
@@ -205,9 +205,9 @@ def test_command_prints_the_premise(files, capsys) -> None:
     weights = files.root.parent / "scorer.safetensors"
     save_file(DualEncoder().state_dict(), weights)
     out = files.root.parent / "out"
-    commands.shards(
-        files.write(), out, scorer=str(weights), k=8, splits=("train", "test"), accelerator="cpu"
-    )
+    options = ["--root", files.write(), "--out", out, "--scorer", weights, "--k", 8]
+    options += ["--splits", "[train,test]", "--accelerator", "cpu"]
+    assert main(["data", "shards", *map(str, options)]) == 0
     printed = capsys.readouterr().out
     assert "D=128, K=8 candidate images; knowledge base 5 entities, 10 images" in printed
     assert "pool recall" in printed and "test " in printed and "val " not in printed

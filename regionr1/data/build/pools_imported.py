@@ -7,7 +7,8 @@ with the one of its images that our scorer finds nearest to the full query image
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import numpy as np
 from regionr1.data.build.pools import NO_ROW, Pools, refuse_other_scorer, write_pools
 from regionr1.data.build.safe_pickle import load_int_list
 from regionr1.data.build.store import EmbeddingStore
-from regionr1.data.readers.json_object import JsonObject
+from regionr1.data.readers.json_object import scan_object
+from regionr1.data.readers.key_index import IN_MEMORY_BELOW, KeyIndex
 from regionr1.data.records import SkipReport
 from regionr1.errors import UserError
 from regionr1.files import file_identity
@@ -36,7 +38,6 @@ def pools_from_results(
     split: str,
     k: int,
     results: Path,
-    data_ids: Callable[[int], str],
 ) -> Pools:
     """Import the pools of a result file: ``{data_id: {"retrieved_entries": [page, ...]}}``.
 
@@ -50,32 +51,35 @@ def pools_from_results(
         split: Which split.
         k: Most pages of a pool.
         results: The file.
-        data_ids: What the file calls the query of a row.
 
     Raises:
         UserError: The file is malformed, or knows none of the queries.
     """
     refuse_other_scorer(kb, queries, split)
-    table = JsonObject(results, "the retrieval results")
+
+    def data_id_of(row: int) -> str:
+        return json.loads(queries.row(row)[1])["data_id"]
+
+    table = retrieved_pages(results)
     skipped = SkipReport()
     header = _header(kb, queries, k, import_request("results", k, results))
 
     def found() -> Iterator[np.ndarray]:
         for row in range(len(queries)):
-            data_id = data_ids(row)
-            record = table.get(data_id) if data_id else None
-            if record is None:
+            data_id = data_id_of(row)
+            stored = table.get(data_id) if data_id else None
+            if stored is None:
                 skipped.add(NO_RESULT, data_id)
                 yield np.full((1, k), NO_ROW)
                 continue
-            pages = pages_of(record, f"{results}: {data_id!r}")[:k]
+            pages = pages_of(json.loads(stored), f"{results}: {data_id!r}")[:k]
             yield _nearest_images(kb, queries.vectors([row])[0], pages, k, skipped)
         if skipped.counts[NO_RESULT] == len(queries):
             raise UserError(
                 f"{results}: holds no result for any of the {len(queries)} {split} queries (the "
-                f"first would be {data_ids(0)!r}); name the file of this split."
+                f"first would be {data_id_of(0)!r}); name the file of this split."
             )
-        header["skipped"] = skipped.as_dict()
+        header.update(skipped=skipped.as_dict(), examples=skipped.first)
 
     return write_pools(work, split, found(), len(queries), k, header)
 
@@ -122,7 +126,7 @@ def pools_from_faiss(
             rows = index.search(full, searched)[1][0]
             pages = list(dict.fromkeys(kb.entity_at(int(ids[r])) for r in rows if r >= 0))
             yield _nearest_images(kb, full[0], pages[:k], k, skipped)
-        header["skipped"] = skipped.as_dict()
+        header.update(skipped=skipped.as_dict(), examples=skipped.first)
 
     return write_pools(work, split, found(), len(queries), k, header)
 
@@ -138,20 +142,36 @@ def _header(
     return {"request": request, "k": k, "kb": kb.digest, "queries": queries.digest}
 
 
-def pages_of(record: Any, where: str) -> list[str]:
+def retrieved_pages(results: Path, in_memory_below: int = IN_MEMORY_BELOW) -> KeyIndex:
+    """What `pages_of` reads, as JSON, by ``data_id``; a large file gets an index beside it."""
+    what = "the retrieval results"
+
+    def read() -> Iterator[tuple[str, str]]:
+        for data_id, record in scan_object(results, what):
+            found = None
+            if isinstance(record, dict):
+                found = record.get("retrieved_entries", record.get("retrieved_entities"))
+            if isinstance(found, list):  # without the texts that some systems write beside the URL
+                found = [entry.get("url") if isinstance(entry, dict) else entry for entry in found]
+            yield data_id, json.dumps(found)
+
+    return KeyIndex(results, what, read, in_memory_below)
+
+
+def pages_of(found: object, where: str) -> list[str]:
     """The distinct pages of one query's result, best first.
 
+    Args:
+        found: The list of one query, as `retrieved_pages` stores it.
+        where: File and query, for the error message.
+
     Raises:
-        UserError: The record has neither list, or something else in it.
+        UserError: It is no list, or has something else than pages in it.
     """
-    found = None
-    if isinstance(record, dict):
-        found = record.get("retrieved_entries", record.get("retrieved_entities"))
     if not isinstance(found, list):
         raise UserError(f"{where}: has no list 'retrieved_entries' or 'retrieved_entities'.")
     pages: dict[str, None] = {}
-    for entry in found:
-        page = entry.get("url") if isinstance(entry, dict) else entry
+    for page in found:
         if not isinstance(page, str) or not page:
             raise UserError(f"{where}: a retrieved page is neither a URL nor an object with 'url'.")
         pages[page] = None

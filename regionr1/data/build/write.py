@@ -1,0 +1,192 @@
+"""Writing the shards of embedded and pooled queries; all splits whole, or none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+from regionr1.data.build.embed import NO_IMAGE, kb_folder, query_folder
+from regionr1.data.build.label import SplitWork, labelled_samples
+from regionr1.data.build.pools import open_pools, pool_paths, search_request
+from regionr1.data.build.pools_imported import import_request, index_file
+from regionr1.data.build.stages import EMBED_MEND, PoolOptions, ShardOptions
+from regionr1.data.build.store import EmbeddingStore
+from regionr1.data.records import SkipReport
+from regionr1.data.shards.index import (
+    FORMAT,
+    VERSION,
+    AddedScorer,
+    ShardIndex,
+    index_path,
+    load_index,
+    verify_index,
+    write_shards,
+)
+from regionr1.errors import UserError, at_least_one
+
+
+def pool_request(options: PoolOptions, index_kind: str) -> dict[str, Any]:
+    """What decides the pools of given embeddings."""
+    if options.results is not None:
+        return import_request("results", options.k, options.results)
+    if options.faiss is not None:
+        return import_request("faiss", options.k, index_file(options.faiss))
+    return search_request(options.k, index_kind)
+
+
+def shards_from_work(
+    options: ShardOptions, root: Path, work: Path, splits: Sequence[str] | None = None
+) -> list[ShardIndex]:
+    """Write the shards of embedded and pooled queries.
+
+    Args:
+        options: Where to, and how.
+        root: Folder of the published files, for the query images.
+        work: The work folder.
+        splits: Which splits to write; None takes those of the options.
+
+    Raises:
+        UserError: A stage is missing or does not belong to the others; other shards are there.
+    """
+    splits = options.splits if splits is None else splits
+    out, overwrite, samples_per_shard = options.out, options.overwrite, options.samples_per_shard
+    at_least_one(samples_per_shard=samples_per_shard)
+    kb = EmbeddingStore(kb_folder(work), EMBED_MEND)
+    stale: list[tuple[SplitWork, str]] = []
+    for name in splits:
+        queries = EmbeddingStore(query_folder(work, name), EMBED_MEND)
+        pools = open_pools(work, name)
+        if (pools.about["kb"], pools.about["queries"]) != (kb.digest, queries.digest):
+            raise UserError(
+                f"{pool_paths(work, name)[1]}: is of other embeddings than {work} holds now; pool "
+                "again with `regionr1 data pool`."
+            )
+        request = pools.about["request"]
+        made_from = built_from(kb.digest, queries.digest, request, samples_per_shard)
+        if not is_current(out, name, made_from, overwrite):
+            stale.append((SplitWork(name, queries, pools), made_from))
+    if stale:
+        _write(root, kb, out, stale, samples_per_shard)
+    return [verify_index(out, split) for split in splits]
+
+
+def built_from(kb: str, queries: str, request: dict[str, Any], samples_per_shard: int) -> str:
+    """Hash over everything that shards depend on."""
+    record = [FORMAT, VERSION, kb, queries, request, samples_per_shard]
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def is_current(out: Path, split: str, made_from: str, overwrite: bool) -> bool:
+    """Whether ``out`` already holds exactly these shards, whole; other shards raise."""
+    if not index_path(out, split).exists():
+        return False
+    try:
+        same = load_index(out, split).built_from == made_from
+    except UserError:
+        if not overwrite:
+            raise
+        return False
+    if not same and not overwrite:
+        raise UserError(
+            f"{out}: holds {split} shards built from other files, another scorer or other "
+            "settings; name another folder, or allow overwriting."
+        )
+    if not same:
+        return False
+    try:
+        verify_index(out, split, checksums=True)
+    except UserError:
+        # The same shards, damaged since: building them again loses nothing.
+        return False
+    return True
+
+
+def _write(
+    root: Path,
+    kb: EmbeddingStore,
+    out: Path,
+    work: list[tuple[SplitWork, str]],
+    samples_per_shard: int,
+) -> None:
+    without = SkipReport()
+    without.include(kb.left_out)
+    if (first := kb.entity_without_image()) is not None:
+        without.add(NO_IMAGE, first, kb.counts["entities"] - kb.counts["owners"])
+    numbers = {"entities": kb.counts["entities"], "images": len(kb), **without.counts}
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"{out}: cannot be created ({error.strerror}).") from error
+    try:
+        for split, made_from in work:
+            encoded = labelled_samples(split, kb, root)
+            files = write_shards(staging, split.name, encoded, samples_per_shard)
+            if split.n_with_positive == 0:
+                raise UserError(
+                    f"{root}: no pool of split {split.name!r} holds a positive (of "
+                    f"{split.misses.total} pools); check that the gold entities are the "
+                    "knowledge base's keys, or raise k."
+                )
+            index = ShardIndex(
+                split=split.name,
+                source=kb.identity["source"],
+                k=split.pools.k,
+                dim=kb.dim,
+                n_read=split.n_read,
+                n_samples=split.n_samples,
+                skipped=split.skipped.as_dict(),
+                misses=split.misses.as_dict(),
+                n_with_positive=split.n_with_positive,
+                full_first=split.full_first,
+                knowledge_base=numbers,
+                scorer_fingerprint=kb.identity["scorer"],
+                built_from=made_from,
+                shards=files,
+                groups=split.groups,
+                examples=_portable(root, without, split.misses, split.skipped),
+            )
+            index.scorers = _added_to_same(out, index)
+            index.save(staging)
+        _publish(staging, out, [split.name for split, _ in work])
+    except OSError as error:
+        raise UserError(f"{out}: writing shards failed ({error}).") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _portable(root: Path, *reports: SkipReport) -> dict[str, str]:
+    """Where the first case of every reason is, without the path of this machine's folder."""
+    first = {reason: place for report in reports for reason, place in report.first.items()}
+    return {reason: place.replace(f"{root}/", "") for reason, place in first.items() if place}
+
+
+def _added_to_same(out: Path, index: ShardIndex) -> list[AddedScorer]:
+    """Other scorers' embeddings that ``out`` holds of the very shards that were written again."""
+    try:
+        found = load_index(out, index.split)
+    except UserError:
+        return []
+    return found.scorers if found.shards == index.shards else []
+
+
+def _publish(staging: Path, out: Path, splits: list[str]) -> None:
+    """Move whole shards into place; every split's index goes last."""
+    # mkdtemp makes private folders; the published one follows the user's umask.
+    out.mkdir(exist_ok=True)
+    for split in splits:
+        index_path(out, split).unlink(missing_ok=True)
+        for old in out.glob(f"{split}-[0-9]*.tar"):
+            old.unlink()
+        for tar in sorted(staging.glob(f"{split}-[0-9]*.tar")):
+            tar.replace(out / tar.name)
+        index_path(staging, split).replace(index_path(out, split))
+        kept = {s.name for scorer in load_index(out, split).scorers for s in scorer.shards}
+        for old in out.glob(f"scorer-*/{split}-[0-9]*.tar"):
+            if f"{old.parent.name}/{old.name}" not in kept:
+                old.unlink()

@@ -1,0 +1,101 @@
+"""The table of commands and the one wrapper that runs them."""
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from regionr1.cli.call import call
+from regionr1.cli.commands import COMMANDS, names
+from regionr1.cli.main import HELP, main
+from regionr1.errors import UserError
+
+
+@dataclass(kw_only=True)
+class Common:
+    """What several stages have.
+
+    Attributes:
+        samples_per_shard: Samples of a tar.
+    """
+
+    samples_per_shard: int = 256
+
+
+@dataclass(kw_only=True)
+class Stage(Common):
+    """Makes shards.
+
+    Attributes:
+        out: Where to.
+    """
+
+    out: Path
+
+    def run(self) -> None:
+        if self.samples_per_shard < 1:
+            raise UserError("samples_per_shard must be at least 1")
+        print(f"{self.out} {self.samples_per_shard}")
+
+
+def function(out: Path, samples_per_shard: int = 256) -> None:
+    """Makes shards.
+
+    Args:
+        out: Where to.
+        samples_per_shard: Samples of a tar.
+    """
+    Stage(out=out, samples_per_shard=samples_per_shard).run()
+
+
+@pytest.fixture(params=[Stage, function])
+def command(request):
+    return request.param
+
+
+@pytest.mark.parametrize("option", ["--samples-per-shard", "--samples_per_shard"])
+@pytest.mark.parametrize("form", ["{} 5", "{}=5"])
+def test_dashes_and_underscores(command, option, form, capsys) -> None:
+    args = ["--out", "a-b_c", *form.format(option).split()]
+    call(command, args, "regionr1 shards", as_positional=False)
+    assert capsys.readouterr().out == "a-b_c 5\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ([], None),
+        (["--samples_per_shard", "3"], "missing out"),
+        (["--out", "x", "--samples", "3"], "unknown option --samples"),
+        (["--out", "x", "--samples_per_shard", "a"], "expected a whole number, got a"),
+        (["--out", "x", "--samples_per_shard", "0"], "must be at least 1"),
+    ],
+)
+def test_refusals_are_one_sentence(command, args, words, capsys) -> None:
+    if words is None:
+        with pytest.raises(SystemExit):
+            call(command, args, "regionr1 shards", as_positional=False)
+        printed = capsys.readouterr().out
+        assert "Makes shards" in printed and "Samples of a tar" in printed
+        return
+    with pytest.raises(UserError, match=words) as caught:
+        call(command, args, "regionr1 shards", as_positional=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_command_of_the_table_is_there_and_described() -> None:
+    for name, command in COMMANDS.items():
+        loaded = command.load()
+        assert callable(loaded) and inspect.getdoc(loaded), name
+        assert callable(loaded.run) if inspect.isclass(loaded) else True
+    assert all(f"\n  {name} " in HELP for name in names())
+
+
+def test_a_group_lists_its_commands_and_refuses_others(capsys) -> None:
+    for args in (["data"], ["data", "--help"]):
+        assert main(args) == 0
+        printed = capsys.readouterr().out
+        assert all(f"\n  {name} " in printed for name in names("data"))
+    assert main(["data", "shardz"]) == 2
+    assert "no command `data shardz`; choose from builtin," in capsys.readouterr().err
