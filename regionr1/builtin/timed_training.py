@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 WARM_UP = 0.02  # of the time
 LAST = 0.005  # of the learning rate

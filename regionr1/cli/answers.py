@@ -71,7 +71,7 @@ def _infoseek(path: Path) -> Judge:
     for line, record in json_lines(path, keys, "InfoSeek's references"):
         group = str(record["data_split"]).removeprefix("val_")
 
-        def correct(prediction: str, record: dict = record, line: int = line) -> bool:
+        def correct(prediction: str, record: dict[str, Any] = record, line: int = line) -> bool:
             return _named(f"{path}:{line}", is_correct, prediction, record["answer_eval"])
 
         yield record["data_id"], group, correct
@@ -89,7 +89,7 @@ def _evqa(path: Path) -> Judge:
             data_id = data_id or f"E-VQA_{n_single_hop}"
             n_single_hop += 1
 
-        def correct(prediction: str, row: dict = row, line: int = line) -> bool:
+        def correct(prediction: str, row: dict[str, str] = row, line: int = line) -> bool:
             return _named(
                 f"{path}:{line}", exact_match, prediction, row["answer"], row["question_type"]
             )

@@ -42,8 +42,8 @@ def check_plan(plan: SweepPlan, **classes: Any) -> dict[str, Any]:
     for parameter in plan.space:
         for key in parameter.keys:
             for value in parameter.samples():
-                if parameter.kind == "int":
-                    value = int(value)  # type: ignore[arg-type]
+                if parameter.kind == "int" and isinstance(value, float):
+                    value = int(value)
                 try:
                     cli.parser.parse_args([*arguments, *option(key, value)])
                 except ArgumentError as error:

@@ -99,7 +99,7 @@ class FreshProcess:
         if process.returncode:
             raise TrialFailed(failure(process.returncode, job.log))
 
-    def _answer(self, process: subprocess.Popen, ours: Any, channel: TrialChannel) -> None:
+    def _answer(self, process: subprocess.Popen[bytes], ours: Any, channel: TrialChannel) -> None:
         begin = time.monotonic()
         while process.poll() is None or ours.poll():
             if self.timeout_s is not None and time.monotonic() - begin > self.timeout_s:
@@ -118,7 +118,7 @@ class FreshProcess:
                 ours.send_bytes(json.dumps(prune).encode())
 
 
-def stop(process: subprocess.Popen) -> None:
+def stop(process: subprocess.Popen[bytes]) -> None:
     """Ends a process, if it has not ended itself, and whatever it started and left behind."""
     if process.poll() is None:
         process.terminate()

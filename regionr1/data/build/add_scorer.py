@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import numpy as np
 from filelock import FileLock, Timeout
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from regionr1.data.build.candidate_set import CandidateSet
 from regionr1.data.build.embed import DECODE_THREADS, as_finite_array, kb_folder, kb_identity

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from regionr1.data.build.stages import ScorerOptions, StoreDtype
 from regionr1.data.build.store import FORMAT

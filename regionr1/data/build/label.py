@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from regionr1.data.build.embed import DECODE_THREADS, query_of
 from regionr1.data.build.pools import Pools

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import faiss
 import numpy as np
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from regionr1.data.build.store import EmbeddingStore
 from regionr1.data.chunks import chunks

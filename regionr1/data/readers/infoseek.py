@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from regionr1.data.readers.base import Source
 from regionr1.data.readers.kb import read_entities
@@ -140,7 +141,7 @@ class InfoseekSource(Source):
         for line, row in csv_rows(path, CSV_COLUMNS, "EchoSight's InfoSeek questions"):
             where = f"{path}:{line}"
             for name in CSV_COLUMNS:
-                text_of(row, name, where)  # type: ignore[arg-type]
+                text_of(row, name, where)
             data_id = row["data_id"].strip()
             kind = self._joined("qtype", part, data_id) or row["question_type"].strip()
             subset = self._joined("", part, data_id) or ""
@@ -194,7 +195,7 @@ def held_out(entity: str) -> bool:
     return hashlib.sha256(entity.encode()).digest()[0] % HELD_OUT == 0
 
 
-def answer_type(record: dict) -> str:
+def answer_type(record: dict[str, Any]) -> str:
     """``numerical`` where answer_eval holds a range, else ``string`` (Time looks the same)."""
     references = record.get("answer_eval")
     first = references[0] if isinstance(references, list) and references else references

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from regionr1.data.readers.base import SPLITS, Source
 from regionr1.data.records import MissingImage, SkipReport, first_at

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from regionr1.data.readers.json_object import scan_object
@@ -40,8 +41,7 @@ class KbImages:
         """The image file of a URL, or None when no table names one or it does not exist."""
         if self._tables is None:
             self._tables = [
-                KeyIndex(path, _WHAT, lambda path=path: self._entries(path))  # type: ignore[misc]
-                for path in self.sources
+                KeyIndex(path, _WHAT, partial(self._entries, path)) for path in self.sources
             ]
         for table in self._tables:
             relative = table.get(url)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-import ijson  # type: ignore[import-untyped]
+import ijson
 
 from regionr1.data.readers.json_object import json_reason, scan_object
 from regionr1.data.readers.key_index import KeyIndex

@@ -4,7 +4,7 @@ import csv
 import gzip
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
@@ -84,7 +84,7 @@ def json_lines(
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
 
 
-def text_of(record: dict[str, Any], name: str, where: str) -> str:
+def text_of(record: Mapping[str, Any], name: str, where: str) -> str:
     """The text field ``name`` of a record, stripped; anything else there raises."""
     value = record[name]
     if not isinstance(value, str) or not value.strip():
@@ -119,8 +119,10 @@ def _record(line: bytes, required: Sequence[str], where: str) -> dict[str, Any]:
 
 def read_box(numbers: object, where: str) -> Box:
     """An xyxy box of four finite numbers with an area; anything else raises."""
+    if not isinstance(numbers, list):
+        raise UserError(f"{where}: box_px must be 4 numbers, not {numbers!r}.")
     try:
-        x1, y1, x2, y2 = (float(value) for value in numbers)  # type: ignore[attr-defined]
+        x1, y1, x2, y2 = (float(value) for value in numbers)
     except (ValueError, TypeError) as error:
         raise UserError(f"{where}: box_px must be 4 numbers, not {numbers!r}.") from error
     if not (all(map(math.isfinite, (x1, y1, x2, y2))) and x1 < x2 and y1 < y2):

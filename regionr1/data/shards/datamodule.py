@@ -97,7 +97,6 @@ class RerankDataModule(L.LightningDataModule):
         num_workers: Loader processes per rank; 0 reads in the main process.
         shuffle_buffer: Undecoded samples each training worker holds for shuffling.
         seed: Of the training order.
-        expect_fingerprint: Refuse shards without embeddings of this scorer.
         verify_checksums: Hash every shard once before use, on the first rank. Sizes are always
             compared, on every rank. Remote shards are not read twice for this: one that is cut
             short is refused where it ends, and `regionr1 data verify` hashes them.
@@ -115,7 +114,6 @@ class RerankDataModule(L.LightningDataModule):
         num_workers: int = 0,
         shuffle_buffer: int = 512,
         seed: int = 0,
-        expect_fingerprint: str | None = None,
         verify_checksums: bool = True,
         start_method: StartMethod | None = None,
     ) -> None:
@@ -134,7 +132,6 @@ class RerankDataModule(L.LightningDataModule):
         self.num_workers = num_workers
         self.shuffle_buffer = shuffle_buffer
         self.seed = seed
-        self.expect_fingerprint = expect_fingerprint
         self.verify_checksums = verify_checksums
         self.start_method: StartMethod | None = start_method
         self._indices: dict[str, ShardIndex] = {}
@@ -145,12 +142,7 @@ class RerankDataModule(L.LightningDataModule):
         """Check the shards a stage reads: whole, unaltered, all of the same scorer."""
         for split in _SPLITS[stage]:
             if split not in self._indices:
-                self._indices[split] = verify_index(
-                    self.folder,
-                    split,
-                    expect_fingerprint=self.expect_fingerprint,
-                    checksums=self._checksums,
-                )
+                self._indices[split] = verify_index(self.folder, split, checksums=self._checksums)
         self.fingerprint(stage)
 
     @property
@@ -162,13 +154,11 @@ class RerankDataModule(L.LightningDataModule):
         """Read the embeddings of this scorer from now on, if all splits of ``stage`` hold them.
 
         Returns:
-            Whether they do, and `expect_fingerprint` does not name another one.
+            Whether they do.
 
         Raises:
             UserError: They are damaged.
         """
-        if self.expect_fingerprint not in (None, fingerprint):
-            return False
         found = {split: self.index(split).seen_by(fingerprint) for split in _SPLITS[stage]}
         seen = {split: index for split, index in found.items() if index is not None}
         if len(seen) < len(found):
@@ -199,7 +189,7 @@ class RerankDataModule(L.LightningDataModule):
     def index(self, split: str) -> ShardIndex:
         """The index of ``train``, ``val`` or ``test``: counts, pool recall, K and D."""
         if split not in self._indices:
-            self._indices[split] = verify_index(self.folder, split, self.expect_fingerprint)
+            self._indices[split] = verify_index(self.folder, split)
         return self._indices[split]
 
     def train_dataloader(self) -> TrainLoader:

@@ -197,7 +197,9 @@ def load_index(folder: Location, split: str) -> ShardIndex:
         raise UserError(f"{where}: damaged index ({error}); build the shards again.") from error
 
 
-def _shard_files(records: list[dict[str, Any]], name: re.Pattern, where: str) -> list[ShardFile]:
+def _shard_files(
+    records: list[dict[str, Any]], name: re.Pattern[str], where: str
+) -> list[ShardFile]:
     shards = [ShardFile(**record) for record in records]
     for shard in shards:
         if not name.fullmatch(shard.name):
