@@ -62,7 +62,7 @@ def ran(monkeypatch) -> list[object]:
     def load(self: Command):
         command = load_it(self)
         if inspect.isclass(command):
-            monkeypatch.setattr(command, "run", ran.append)
+            monkeypatch.setattr(command, "run", lambda stage: ran.append(stage))
             return command
 
         @functools.wraps(command)

@@ -1,6 +1,9 @@
 """NumPy's file format: arrays to bytes and back, never through pickle."""
 
+import gc
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 
@@ -8,9 +11,24 @@ import numpy as np
 
 from regionr1.errors import UserError
 
-# NumPy reads headers by ast.literal_eval, which on Python 3.11 fails now and then in threads:
-# a garbage collection inside one parse lets another begin, and they share one count of depth.
 _PARSING = Lock()
+
+
+@contextmanager
+def _one_parse() -> Iterator[None]:
+    """Let nothing else parse meanwhile, no other thread and no finalizer.
+
+    NumPy reads headers by ast.literal_eval, which on Python 3.11 fails now and then: a garbage
+    collection inside one parse lets another begin, and they share one count of depth.
+    """
+    with _PARSING:
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if collecting:
+                gc.enable()
 
 
 def to_npy(array: np.ndarray) -> bytes:
@@ -26,7 +44,7 @@ def from_npy(data: bytes) -> np.ndarray:
     Raises:
         ValueError: The content is damaged, or holds Python objects.
     """
-    with _PARSING:
+    with _one_parse():
         return np.load(io.BytesIO(data), allow_pickle=False)
 
 
@@ -41,6 +59,7 @@ def map_npy(path: Path, mend: str) -> np.ndarray:
         UserError: The file is missing or damaged.
     """
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        with _one_parse():
+            return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: missing or damaged ({error}); {mend}.") from error

@@ -52,7 +52,8 @@ def scan_object(path: Path, what: str) -> Iterator[tuple[str, Any]]:
 def json_reason(error: Exception) -> str:
     """What is wrong, from ijson's error, which draws the place of it on lines of its own."""
     text = str(error).removeprefix("b'").replace("\\n", "\n")
-    return text.splitlines()[0].strip() if text else type(error).__name__
+    reason = text.splitlines()[0].strip() if text else type(error).__name__
+    return reason.replace("invalid bytes in UTF8 string.", "not UTF-8")
 
 
 class _EntryTooLarge(Exception):
