@@ -30,6 +30,7 @@ def test_each_stage_alone_then_all_at_once(evqa, tmp_path, capsys) -> None:
     assert run("verify", "--out", out) == 0
     told = capsys.readouterr().out
     assert "next: regionr1 data index --work" in told and "index Flat over 10 images" in told
+    assert "kb: 5 x KB image without a file, the first: https://en.wikipedia.org/wiki/" in told
     assert "train: 8 pools of up to 4" in told and "test: source landmarks: 4 pools" in told
     first = load_index(out, "test")
     # The same again, by one command: everything is kept.
@@ -72,7 +73,14 @@ def test_bad_questions_cost_no_knowledge_base_and_their_mend_goes_on(tmp_path, c
     assert run(*command, "--samples_per_shard", 0) == 2
     assert "samples_per_shard=0" in capsys.readouterr().err
     assert run(*command, "--skip_missing", "true") == 0
-    assert load_index(tmp_path / "shards", "train").skipped
+    index = load_index(tmp_path / "shards", "train")
+    assert index.skipped == {"missing query image": 1}
+    # Where it is, without the folder on this machine: in the index and in what is printed.
+    place = "train.jsonl:3: file gone.png"
+    assert index.examples == {"missing query image": place}
+    assert (
+        f"train: 1 left out: missing query image, the first: {place}\n" in capsys.readouterr().out
+    )
 
 
 def test_import_a_result_file(evqa, tmp_path, capsys) -> None:
