@@ -4,12 +4,16 @@ Those that build are the stages in `regionr1.data.build.stages`. Imports are loc
 for help does not load torch.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from regionr1.data.readers.registry import SourceName
-from regionr1.errors import UserError
+from regionr1.errors import UserError, at_least_one
 from regionr1.files import write_text
+
+if TYPE_CHECKING:
+    from regionr1.data.shards.samples import ShardSample
 
 
 def inspect(
@@ -71,8 +75,15 @@ def premise(
     split: Literal["train", "val", "test"] = "test",
     scorer: str = "builtin",
     out: Path | None = None,
+    crops: bool = False,
+    limit: int | None = None,
 ) -> None:
     """Measure what there is to win by cropping: the full image against the reference box.
+
+    With ``crops``, no reference box is needed: each query is ranked by 42 crops of a fixed grid.
+    ``best_of_grid`` is the best of them by the query's own labels, ``luck_of_grid`` the best of the
+    same crops of another query's image, which is what luck alone gives, ``fixed_crop`` the best
+    single crop for all queries.
 
     Args:
         shards: Folder that ``regionr1 data shards`` wrote.
@@ -81,10 +92,13 @@ def premise(
         split: Which split to measure.
         scorer: The scorer that the shards were made with, or one that was added to them.
         out: JSON file for the table, beside printing it.
+        crops: Rank by the crops of the grid too; the scorer embeds 42 images per query.
+        limit: Measure this many queries, spread evenly over the split; left out, all.
     """
     from regionr1.data.shards.describe import describe as described
     from regionr1.data.shards.index import verify_index
     from regionr1.data.shards.stream import read_samples
+    from regionr1.evaluation.crop_grid import crop_grid_headroom, crop_grid_outcomes, evenly, grid
     from regionr1.evaluation.headroom import chance, headroom, reembed
     from regionr1.evaluation.render import format_table, table_json
     from regionr1.evaluation.table import metrics_table
@@ -92,18 +106,31 @@ def premise(
 
     if root is not None and not root.is_dir():
         raise UserError(f"{root}: no such folder; name the one that the shards were built from.")
+    if limit is not None:
+        at_least_one(limit=limit)
     model = load_scorer(scorer)
     index = verify_index(shards, split, model.fingerprint())
-    outcomes = headroom(read_samples(shards, index), model)
+    n = index.n_samples if limit is None else min(limit, index.n_samples)
+
+    def queries() -> "Iterator[ShardSample]":
+        return evenly(read_samples(shards, index), index.n_samples, limit)
+
+    outcomes = headroom(queries(), model)
+    if crops:
+        from tqdm import tqdm
+
+        print(f"embedding {n:,} queries x {len(grid())} crops = {n * len(grid()):,} images")
+        progress = tqdm(crop_grid_outcomes(queries(), model), "queries", n, disable=None)
+        outcomes += crop_grid_headroom(progress)
     if root is not None:
         pixels = load_scorer("pixels")
-        samples = reembed(read_samples(shards, index), pixels, root)
+        samples = reembed(queries(), pixels, root)
         outcomes += headroom(samples, pixels, ", raw pixels")
     rows = metrics_table(outcomes)
     print(described([index]))
-    print(f"CondR@1 of the pool in random order: {chance(read_samples(shards, index)):.3f}")
+    print(f"CondR@1 of the pool in random order: {chance(queries()):.3f}")
     print(format_table(rows, ("cond_recall_at_1", "recall_at_1", "mrr")))
     if not any(outcome.method.startswith("reference") for outcome in outcomes):
-        print("no query has a reference box, so what cropping could win is not known")
+        print("no query has a reference box" + ("" if crops else "; --crops true needs none"))
     if out is not None:
         write_text(out, table_json(rows))

@@ -33,10 +33,10 @@ def headroom(samples: Iterable[ShardSample], scorer: Scorer, note: str = "") -> 
         note: Appended to the names of the methods, `full` and `reference`.
     """
     outcomes: list[Outcome] = []
-    for chunk in _chunks(samples):
+    for chunk in chunks(samples):
         known, crops = [], []
         for sample in chunk:
-            outcomes.append(_outcome(sample, f"full{note}", sample.full, None))
+            outcomes.append(outcome_of(sample, f"full{note}", sample.full, None))
             if sample.reference_box_px is not None:
                 box = px_to_unit(sample.reference_box_px, *sample.image.size)
                 known.append(sample)
@@ -47,7 +47,7 @@ def headroom(samples: Iterable[ShardSample], scorer: Scorer, note: str = "") -> 
             [sample.image.crop(crop) for sample, crop in zip(known, crops, strict=True)]
         )
         for sample, crop, view in zip(known, crops, views.cpu().numpy(), strict=True):
-            outcomes.append(_outcome(sample, f"reference{note}", view, crop))
+            outcomes.append(outcome_of(sample, f"reference{note}", view, crop))
     # The table's rows are in order of first appearance, and the first query may lack a box.
     return sorted(outcomes, key=lambda outcome: outcome.decision)
 
@@ -64,7 +64,7 @@ def reembed(samples: Iterable[ShardSample], scorer: Scorer, root: Path) -> Itera
         UserError: A candidate's image is missing or unreadable.
     """
     seen: dict[str, np.ndarray] = {}
-    for chunk in _chunks(samples):
+    for chunk in chunks(samples):
         full = scorer.embed_images([sample.image for sample in chunk]).cpu().numpy()
         names = {name for sample in chunk for name in sample.candidate_images}
         new = sorted(names - seen.keys())
@@ -82,15 +82,24 @@ def chance(samples: Iterable[ShardSample]) -> float:
     return float(np.mean(shares)) if shares else 0.0
 
 
-def _chunks(samples: Iterable[ShardSample]) -> Iterator[list[ShardSample]]:
+def chunks(samples: Iterable[ShardSample]) -> Iterator[list[ShardSample]]:
+    """Yields lists of BATCH samples, the last one of what is left."""
     iterator = iter(samples)
     while chunk := list(islice(iterator, BATCH)):
         yield chunk
 
 
-def _outcome(
+def outcome_of(
     sample: ShardSample, method: str, view: np.ndarray, crop: tuple[int, int, int, int] | None
 ) -> Outcome:
+    """The ranking of a query's pool by one view.
+
+    Args:
+        sample: The query.
+        method: Name of the method.
+        view: (D,) embedding of the view.
+        crop: What was cut, xyxy in pixels; None for the full image.
+    """
     scores = torch.from_numpy(sample.candidates @ view)
     labels = torch.tensor(sample.labels)
     valid = torch.ones_like(labels)
