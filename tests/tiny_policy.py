@@ -20,7 +20,7 @@ from transformers import (
     SmolVLMImageProcessorPil,
 )
 
-from regionr1.policy.family import FAMILIES
+from regionr1.policy.family import family_of
 from regionr1.policy.processor import ImageTextProcessor
 
 QWEN_TOKENS = [
@@ -215,7 +215,7 @@ def build_tile_policy(folder: Path, pieces: list[str], seed: int, family: str, w
             size={"longest_edge": 32}, max_image_size={"longest_edge": 16}
         )
         length = {"image_seq_len": 4}
-    processor = FAMILIES[family].processor(
+    processor = family_of(family).processor(
         images, tokenizer, chat_template=TILE_TEMPLATES[family], **length
     )
     processor.save_pretrained(folder)
@@ -225,7 +225,7 @@ def build_tile_policy(folder: Path, pieces: list[str], seed: int, family: str, w
 def save_model(folder: Path, config: PreTrainedConfig, seed: int, family: str) -> None:
     """Random weights, larger than the usual init, so that every input matters visibly."""
     torch.manual_seed(seed)
-    model = FAMILIES[family].model_class(config)
+    model = family_of(family).model_class(config)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:

@@ -16,7 +16,7 @@ from regionr1.errors import UserError
 from regionr1.hub import resolve_source
 from regionr1.policy import adapter as lora
 from regionr1.policy.decode import decode, evaluating
-from regionr1.policy.family import FAMILIES
+from regionr1.policy.family import family_of
 from regionr1.policy.loading import Quantization, load_base
 from regionr1.policy.logprobs import LogprobPath, PolicyPass, policy_pass
 from regionr1.policy.prefix import Prefix, decision_logprobs, prefill
@@ -81,7 +81,7 @@ class CropPolicy(LightningModule):
             and `reference`; to time them.
     """
 
-    stage: Callable[[str], AbstractContextManager]
+    stage: Callable[[str], AbstractContextManager[Any]]
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class CropPolicy(LightningModule):
             )
         source = resolve_source(model, revision)
         base = load_base(source, revision, dtype, attn_implementation, quantization)
-        family = FAMILIES[base.config.model_type]
+        family = family_of(base.config.model_type)
         self.processor = load_processor(source, revision, family.processor)
         self.tokenizer = self.processor.tokenizer
         self.tokens = answer_tokens(
@@ -147,7 +147,9 @@ class CropPolicy(LightningModule):
                 "take vision features too: use two_pass"
             )
         if gradient_checkpointing:
-            base.gradient_checkpointing_enable({"use_reentrant": False})
+            # What transformers 5.23 calls it; the older name goes in v6.
+            newer = getattr(base, "activation_checkpointing_enable", None)
+            (newer or base.gradient_checkpointing_enable)({"use_reentrant": False})
         self.vlm = (
             lora.load_lora(base, adapter)
             if adapter is not None
@@ -182,7 +184,7 @@ class CropPolicy(LightningModule):
         return self.vlm.get_base_model()
 
     def train(self, mode: bool = True) -> "CropPolicy":
-        """As usual, but a frozen vision tower stays in eval mode."""
+        """Sets the mode as Lightning does, but a frozen vision tower stays in eval mode."""
         super().train(mode)
         if self.vision is not None:
             self.base.model.visual.eval()
@@ -350,7 +352,7 @@ class CropPolicy(LightningModule):
         return rollouts
 
     def compiled_language(self) -> Callable[..., Any] | None:
-        """The language model compiled for decoding, if wanted."""
+        """The language model, compiled for decoding if `compile_decode` asks for it."""
         if not self.compile_decode:
             return None
         language = self.base.model.language_model

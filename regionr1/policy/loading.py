@@ -4,7 +4,6 @@ from typing import Literal
 
 from safetensors import SafetensorError
 from transformers import (
-    AutoConfig,
     BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -13,7 +12,7 @@ from transformers import (
 from transformers.utils import is_bitsandbytes_available
 
 from regionr1.errors import UserError
-from regionr1.policy.family import FAMILIES
+from regionr1.policy.family import MODEL_TYPES, Family, family_of
 
 Quantization = Literal["none", "nf4"]
 
@@ -44,16 +43,7 @@ def load_base(
             "quantization=nf4 needs bitsandbytes: pip install 'regionr1[quantization]', or set "
             "quantization=none"
         )
-    try:
-        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{source}: cannot read a model config ({error})") from error
-    if config.model_type not in FAMILIES:
-        raise UserError(
-            f"{source}: architecture {config.model_type!r} is not supported; use a Qwen2-VL, "
-            f"Qwen2.5-VL, Qwen3-VL, InternVL or SmolVLM policy (model_type {', '.join(FAMILIES)})"
-        )
-    family = FAMILIES[config.model_type]
+    family, config = _read_config(source, revision)
     try:
         model, info = family.model_class.from_pretrained(
             source,
@@ -83,6 +73,29 @@ def load_base(
     if family.adapt is not None:
         family.adapt(model)
     return model
+
+
+def _read_config(source: str, revision: str | None) -> tuple[Family, PretrainedConfig]:
+    """The family of a checkpoint and its config, read by the family's own class.
+
+    Raises:
+        UserError: There is no config, or it is of no family.
+    """
+    try:
+        written, _ = PretrainedConfig.get_config_dict(source, revision=revision)
+        if not written:
+            raise OSError("there is no config.json")
+        model_type = written.get("model_type")
+        if model_type not in MODEL_TYPES:
+            raise UserError(
+                f"{source}: architecture {model_type!r} is not supported; use a Qwen2-VL, "
+                "Qwen2.5-VL, Qwen3-VL, InternVL or SmolVLM policy (model_type "
+                f"{', '.join(MODEL_TYPES)})"
+            )
+        family = family_of(model_type)
+        return family, family.model_class.config_class.from_pretrained(source, revision=revision)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{source}: cannot read a model config ({error})") from error
 
 
 def _nf4(config: PretrainedConfig, dtype: str) -> BitsAndBytesConfig:

@@ -3,14 +3,21 @@
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
+from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLTextModel
 
 from regionr1.policy.prompt import Prompt
 from regionr1.policy.tokens import AnswerTokens
+
+# Every language model took `past_key_values` up to transformers 5.23. 5.24 calls it `cache` and
+# warns of the old name at each pass; 5.40 drops it.
+CACHE = {"cache", "past_key_values"}.intersection(
+    signature(Qwen2_5_VLTextModel.forward).parameters
+).pop()
 
 
 @dataclass
@@ -61,8 +68,8 @@ def prefill(model: Qwen2_5_VLForConditionalGeneration, prompt: Prompt) -> Prefix
         inputs_embeds=prompt.embeddings(model),
         attention_mask=prompt.mask,
         position_ids=prompt.position_ids,
-        past_key_values=cache,
         use_cache=True,
+        **{CACHE: cache},
     )
     return Prefix(cache, output.last_hidden_state[:, -1], prompt.mask, prompt.next_position)
 
@@ -96,8 +103,8 @@ def continue_prefix(
         attention_mask=mask,
         # after the prompt, time, height and width advance together
         position_ids=positions.expand(3, -1, -1),
-        past_key_values=prefix.cache,
         use_cache=True,
+        **{CACHE: prefix.cache},
     ).last_hidden_state
 
 

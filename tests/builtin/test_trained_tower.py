@@ -19,12 +19,12 @@ from written_policy import (
 from regionr1.algorithm.answers import Decision
 from regionr1.errors import UserError
 from regionr1.policy.crop_policy import CropPolicy
-from regionr1.policy.family import FAMILIES
+from regionr1.policy.family import MODEL_TYPES, family_of
 
 QUESTIONS = ["what?", "who painted this, and when?"]
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
+@pytest.fixture(scope="module", params=sorted(MODEL_TYPES))
 def family(request) -> str:
     return request.param
 
@@ -59,7 +59,7 @@ def test_every_path_gives_the_same_gradients_in_the_tower_too(folder, family, im
     assert in_tower(plain) <= set(expected)
     assert min(expected[name].norm() for name in in_tower(plain)) > 0
     paths = [{"logprob_path": "two_pass"}]
-    if not FAMILIES[family].deepstack:
+    if not family_of(family).deepstack:
         paths.append({"logprob_path": "packed", "gradient_checkpointing": True})
     for options in paths:
         policy = opened(folder, **options)

@@ -9,14 +9,14 @@ from tiny_policy import build_tiny_policy
 
 from regionr1.algorithm.answers import Action, Decision
 from regionr1.policy.crop_policy import CropPolicy
-from regionr1.policy.family import FAMILIES
+from regionr1.policy.family import MODEL_TYPES, family_of
 from regionr1.policy.logprobs import policy_pass
 from regionr1.policy.rollout import boxes_from_actions
 
 QUESTIONS = ["what?", "where is this old castle"]
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
+@pytest.fixture(scope="module", params=sorted(MODEL_TYPES))
 def policy(request, tmp_path_factory):
     folder = build_tiny_policy(tmp_path_factory.mktemp(request.param), family=request.param)
     policy = CropPolicy(str(folder), max_new_tokens=10)
@@ -64,7 +64,7 @@ def pixels_of(policy, image):
 
 @pytest.mark.parametrize("path", ["two_pass", "packed"])
 def test_the_fast_paths_equal_dense(policy, images, path) -> None:
-    if path == "packed" and FAMILIES[policy.base.config.model_type].deepstack:
+    if path == "packed" and family_of(policy.base.config.model_type).deepstack:
         pytest.skip("refused: the first layers take vision features too")
     rollouts = policy.sample(images, QUESTIONS, 3)
     fast, plain = run(policy, rollouts, path), run(policy, rollouts, "dense")
@@ -106,7 +106,7 @@ def test_every_vision_feature_matters(policy, images) -> None:
     before = run(policy, rollouts, "two_pass").logp
     features = rollouts.prompt.features
     layers = features.shape[-1] // 32
-    assert layers == (2 if FAMILIES[policy.base.config.model_type].deepstack else 1)
+    assert layers == (2 if family_of(policy.base.config.model_type).deepstack else 1)
     for layer in range(layers):
         rollouts.prompt.features = features.clone()
         rollouts.prompt.features[:, 32 * layer : 32 * (layer + 1)] = 0
@@ -135,7 +135,7 @@ def test_each_family_reads_its_own_numbers(policy, images) -> None:
 
 
 def test_published_frames() -> None:
-    assert {name: family.frame.kind for name, family in FAMILIES.items()} == {
+    assert {name: family_of(name).frame.kind for name in MODEL_TYPES} == {
         "qwen2_vl": "relative_1000",
         "qwen2_5_vl": "absolute_seen",
         "qwen3_vl": "relative_1000",

@@ -11,14 +11,14 @@ from written_policy import OneBatch, colour_batch, module, move_adapter, trainer
 from regionr1.algorithm.answers import Decision
 from regionr1.errors import UserError
 from regionr1.policy.crop_policy import CropPolicy
-from regionr1.policy.family import FAMILIES
+from regionr1.policy.family import MODEL_TYPES, family_of
 from regionr1.policy.reasoning import CLOSE, OPEN
 
 QUESTIONS = ["what?", "who painted this, and when?", "where is it?"]
 MOST = 9
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
+@pytest.fixture(scope="module", params=sorted(MODEL_TYPES))
 def folder(request, tmp_path_factory) -> str:
     return str(build_tiny_policy(tmp_path_factory.mktemp("policy"), family=request.param))
 
@@ -94,7 +94,7 @@ def test_the_group_branches_at_the_decision(folder, images) -> None:
 def test_fast_paths_equal_dense(folder, images, path) -> None:
     policy = opened(folder)
     rollouts = policy.sample(images, QUESTIONS, 3)
-    if path == "packed" and FAMILIES[policy.base.config.model_type].deepstack:
+    if path == "packed" and family_of(policy.base.config.model_type).deepstack:
         pytest.skip("refused: the first layers take vision features too")
     gradients = {}
     for way in (path, "dense"):

@@ -8,7 +8,7 @@ from tiny_policy import build_tiny_policy
 
 from regionr1.errors import UserError
 from regionr1.policy.crop_policy import CropPolicy
-from regionr1.policy.family import FAMILIES
+from regionr1.policy.family import family_of
 from regionr1.policy.prompt import process
 from regionr1.policy.tile_models import tiled_inputs
 
@@ -78,7 +78,7 @@ def test_smolvlm_without_splitting(tmp_path, images) -> None:
 
 def test_an_adapter_opens_in_stock_transformers(policy, images, folder, family, tmp_path) -> None:
     policy.save_adapter(tmp_path)
-    base = FAMILIES[family].model_class.from_pretrained(folder)
+    base = family_of(family).model_class.from_pretrained(folder)
     stock = PeftModel.from_pretrained(base, tmp_path).eval()
     rollouts = policy.eval().greedy(images[:1], QUESTIONS[:1])
     image_processor = policy.processor.image_processor
