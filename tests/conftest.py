@@ -4,12 +4,11 @@ import csv
 import functools
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import docstring_parser
 import pytest
-from filelock import FileLock
+from made import Made
 
 # Most of the time in which a command line is built goes into docstrings, the same ones every time:
 # 1.9 s of a core for `regionr1 fit`, 0.4 s with what was read before.
@@ -20,22 +19,6 @@ docstring_parser.parse_from_object = functools.cache(docstring_parser.parse_from
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow tests go first: begun last, one of them would keep a single core busy at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
-
-
-class Made:
-    """What several tests start from, made once for all processes of a test run."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def once(self, name: str, make: Callable[[Path], object]) -> Path:
-        """The path of that name; the process that asks first makes it, the others wait."""
-        path, done = self.folder / name, self.folder / f"{name}.made"
-        with FileLock(self.folder / f"{name}.lock"):
-            if not done.exists():
-                make(path)
-                done.touch()
-        return path
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,18 @@
-"""Every file in conf/ parses against the real command line."""
+"""Every file in conf/ and sweeps/ is read and built by the real command line, not only parsed.
+
+Hub models are tiny ones of the same architecture, found under the ids and commits that the files
+name. What no machine without four GPUs can build is set aside by name in `HERE`.
+"""
 
 import re
 from pathlib import Path
 
 import pytest
 import yaml
-from checkout import CONF
+from checkout import CONF, ROOT
+from hub_models import save_encoder
+from made import Made
+from tiny_policy import build_tiny_policy
 
 from regionr1.algorithm.advantages import AdvantageOptions
 from regionr1.algorithm.answers import Decision
@@ -13,8 +20,12 @@ from regionr1.algorithm.boxes import CropPrior
 from regionr1.algorithm.rewards import RewardWeights
 from regionr1.cli import fit as lightning_cli
 from regionr1.config_errors import check_config_files
+from regionr1.errors import UserError
 from regionr1.policy.tokens import FORMS
-from regionr1.scorers.load import scorer_parser
+from regionr1.scorers.hub import HubScorer
+from regionr1.scorers.load import load_scorer, scorer_parser
+from regionr1.sweep.plan import option, read_plan
+from regionr1.tracking.callbacks.profiler import StageProfiler
 
 BASE = [CONF / "base.yaml", CONF / "builtin.yaml"]
 RECIPES = [CONF / "quickstart.yaml", CONF / "paper.yaml"]
@@ -24,9 +35,59 @@ STACKS = [
     *([BASE[0], CONF / f"{data}.yaml", RECIPES[1]] for data in ("evqa", "infoseek")),
     *([*BASE, RECIPES[0], debug] for debug in sorted((CONF / "debug").glob("*.yaml"))),
 ]
-
-
 SCORERS = sorted((CONF / "scorer").glob("*.yaml"))
+SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
+HERE = ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
+STAND_INS = {"openai/clip-vit-large-patch14": "clip", "BAAI/EVA-CLIP-8B": "eva"}
+
+
+class BuildOnly(lightning_cli.RegionCLI):
+    """The command line of `fit`: trainer, model and data module are made, and nothing is run."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(made: Made, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's cache holds the stand-ins; the working folder has conf/ and sweeps/ as a clone."""
+    cache = made.once("hub", fill_cache)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    modules = "transformers.dynamic_module_utils.HF_MODULES_CACHE"
+    monkeypatch.setattr(modules, str(workspace / "modules"))
+    for name in ("conf", "sweeps"):
+        (workspace / name).symlink_to(ROOT / name)
+
+
+def fill_cache(cache: Path) -> None:
+    """Writes a tiny model for every hub id and commit that conf/ names."""
+    policy = yaml.safe_load(RECIPES[1].read_text())["model"]["policy"]["init_args"]
+    build_tiny_policy(snapshot(cache, policy))
+    for path in SCORERS:
+        named = yaml.safe_load(path.read_text())["init_args"]
+        save_encoder(snapshot(cache, named), STAND_INS[named["model"]])
+
+
+def snapshot(cache: Path, named: dict) -> Path:
+    """Where the hub's cache keeps a model at a commit."""
+    folder = cache / f"models--{named['model'].replace('/', '--')}" / "snapshots"
+    folder.mkdir(parents=True)
+    return folder / named["revision"]
+
+
+def consenting(workspace: Path) -> Path:
+    """conf/scorer/eva_clip_8b.yaml with the consent that only a user may give."""
+    scorer = yaml.safe_load((CONF / "scorer" / "eva_clip_8b.yaml").read_text())
+    assert scorer["init_args"]["trust_remote_code"] is False
+    scorer["init_args"]["trust_remote_code"] = True
+    path = workspace / "consented.yaml"
+    path.write_text(yaml.safe_dump(scorer))
+    return path
+
+
+def build(args: list[str]) -> BuildOnly:
+    check_config_files(args)
+    return lightning_cli.run(args, cli_class=BuildOnly)
 
 
 def test_no_config_is_left_out() -> None:
@@ -34,22 +95,66 @@ def test_no_config_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("path", SCORERS, ids=lambda path: path.stem)
-def test_scorer_parses_and_is_pinned(path: Path) -> None:
+def test_scorer_is_pinned_and_built(path: Path, hub: None, workspace: Path) -> None:
     parsed = scorer_parser().parse_object({"scorer": yaml.safe_load(path.read_text())})
     assert len(parsed.scorer.init_args.revision) == 40
     assert parsed.scorer.init_args.trust_remote_code is False  # consent is the user's to give
+    if path.stem == "eva_clip_8b":
+        with pytest.raises(UserError, match="consent with trust_remote_code"):
+            load_scorer(str(path))
+        path = consenting(workspace)
+    scorer = load_scorer(str(path))
+    assert isinstance(scorer, HubScorer) and scorer.dim == 8
+    assert scorer.fingerprint().split("-")[-3:-1] == [
+        parsed.scorer.init_args.fit,
+        parsed.scorer.init_args.dtype,
+    ]
 
 
 @pytest.mark.parametrize(
     "stack", STACKS, ids=lambda stack: "-".join(path.stem for path in stack[1:])
 )
-def test_config_parses(stack: list[Path], capsys) -> None:
-    args = [part for path in stack for part in ("-c", str(path))]
-    check_config_files(args)
-    with pytest.raises(SystemExit) as caught:
-        lightning_cli.run(["fit", *args, "--print_config"])
-    assert caught.value.code in (None, 0)
-    assert "group_size: 8" in capsys.readouterr().out
+def test_config_is_built(stack: list[Path], hub: None, workspace: Path) -> None:
+    args = ["fit", *(part for path in stack for part in ("-c", str(path)))]
+    if RECIPES[1] in stack:
+        scorer = ["--model.reranker.init_args.scorer", str(consenting(workspace))]
+        args += [*HERE, *scorer]
+    cli = build(args)
+    written: dict = {}
+    for path in stack:  # the later file wins, key by key of each section
+        for section, values in yaml.safe_load(path.read_text()).items():
+            if isinstance(values, dict):
+                written.setdefault(section, {}).update(values)
+    assert str(cli.datamodule.folder) == written["data"]["shards"]
+    assert cli.datamodule.batch_size == written["data"]["batch_size"]
+    assert cli.model.group_size == written["model"]["group_size"] == 8
+    trained = [p for p in cli.model.parameters() if p.requires_grad]
+    assert sum(p.numel() for p in trained) > 1000
+    optimizer = cli.model.optimizer(trained)
+    assert optimizer.defaults["lr"] == written["model"]["optimizer"]["init_args"]["lr"]
+    assert (cli.model.scheduler is not None) == ("scheduler" in written["model"])
+    if cli.model.scheduler is not None:
+        first = cli.model.scheduler(optimizer).get_last_lr()[0]
+        assert 0 < first < optimizer.defaults["lr"], "a warm-up"
+    assert isinstance(cli.trainer.profiler, StageProfiler) == ("profile" in stack[-1].stem)
+    if not written["trainer"].get("fast_dev_run"):
+        assert cli.trainer.max_steps == written["trainer"]["max_steps"]
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_sweep_is_built_at_both_ends(path: Path, hub: None, workspace: Path) -> None:
+    """Every parameter at the first and at the last of its values, all of them at once."""
+    plan = read_plan(path.relative_to(ROOT))
+    for end in (0, -1):
+        args = list(plan.fit_arguments({}))
+        for parameter in plan.space:
+            value = parameter.samples()[end]
+            value = int(value) if parameter.kind == "int" else value
+            for key in parameter.keys:
+                args += option(key, value)
+        assert build(args).model.group_size in (4, 8, 16)
+    plan.make_sampler()
+    plan.make_pruner()
 
 
 def test_the_papers_recipe_is_the_papers() -> None:
