@@ -15,7 +15,7 @@ from regionr1.scorers.load import load_scorer
 BoxPx = tuple[int, int, int, int]
 
 
-class Views(NamedTuple):
+class EncodedCrops(NamedTuple):
     """Embedded crops.
 
     Attributes:
@@ -66,7 +66,7 @@ class RewardReranker(LightningModule):
         images: Sequence[Image.Image],
         crops_px: Sequence[Sequence[BoxPx | None]],
         keys: Sequence[str] | None = None,
-    ) -> Views:
+    ) -> EncodedCrops:
         """Cuts and embeds crops, equal crops of one image once, all in one batch.
 
         Args:
@@ -98,7 +98,7 @@ class RewardReranker(LightningModule):
         result = torch.zeros(len(images), group, self.scorer.dim, device=self.device)
         for b, g, box in wanted:
             result[b, g] = known[b, box]
-        return Views(result, len(wanted), len(missing))
+        return EncodedCrops(result, len(wanted), len(missing))
 
     def _recall(self, key: str, box: BoxPx) -> Tensor | None:
         found = self.memory.get((key, box))

@@ -13,7 +13,7 @@ from regionr1.algorithm.boxes import area, clamp_unit
 from regionr1.data.shards.batch import QueryBatch
 from regionr1.evaluation.views import Views
 from regionr1.policy.rollout import Rollouts
-from regionr1.scorers.reranker import Views as EncodedViews
+from regionr1.scorers.reranker import EncodedCrops
 
 
 def training_metrics(
@@ -82,7 +82,7 @@ def mean_over_ranks(
     return means
 
 
-def scorer_metrics(views: EncodedViews) -> dict[str, Tensor]:
+def scorer_metrics(views: EncodedCrops) -> dict[str, Tensor]:
     """What the scorer had to encode for a step, and the share of crops it did not have to."""
     hits = 1 - views.n_encoded / views.n_crops if views.n_crops else 0.0
     return {

@@ -17,7 +17,7 @@ from regionr1.data.shards.batch import QueryBatch
 from regionr1.policy.crops import crop_rectangles
 from regionr1.policy.rollout import Rollouts
 from regionr1.policy.tokens import AnswerTokens
-from regionr1.scorers.reranker import RewardReranker, Views
+from regionr1.scorers.reranker import EncodedCrops, RewardReranker
 
 KNOWN = (Decision.FULL, Decision.INVALID)  # what they earn takes no rollout
 
@@ -37,7 +37,7 @@ class Earnings(NamedTuple):
     parts: dict[str, Tensor]
     full: Tensor
     invalid: Tensor
-    views: Views
+    views: EncodedCrops
 
 
 def as_group(
