@@ -8,13 +8,18 @@ from pathlib import Path
 
 from regionr1.errors import UserError
 from regionr1.evaluation.table import Outcome
+from regionr1.files import whole_file
 
 OUTCOMES = "test_outcomes.jsonl.gz"
 
 
 def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
-    """Writes one JSON line per query and method."""
-    with gzip.open(path, "wt", encoding="utf-8") as file:
+    """Writes one JSON line per query and method, the whole file or nothing.
+
+    Raises:
+        UserError: The disk is full or the folder cannot be written.
+    """
+    with whole_file(path) as partial, gzip.open(partial, "wt", encoding="utf-8") as file:
         for outcome in outcomes:
             file.write(json.dumps(asdict(outcome), ensure_ascii=False) + "\n")
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from regionr1.files import write_text
+
 SETTINGS = "regionr1.json"
 CLASSES = {
     "policy": "regionr1.policy.crop_policy.CropPolicy",
@@ -48,4 +50,4 @@ def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_settings(folder: Path, config: Mapping[str, Any]) -> None:
     """Adds the settings to an adapter's folder."""
-    (folder / SETTINGS).write_text(json.dumps(settings_of(config), indent=1) + "\n", "utf-8")
+    write_text(folder / SETTINGS, json.dumps(settings_of(config), indent=1) + "\n")
