@@ -62,9 +62,11 @@ def things() -> tuple[Thing, ...]:
 
 @cache
 def practice_things() -> tuple[Thing, ...]:
-    """What the scorer and the warm start learn from: training entities, and things of the same
-    categories that stay out of the benchmark, where they would only be guessed: look-alikes (a
-    tram car beside the tram) and things that two artists draw beyond recognition.
+    """What the scorer and the warm start learn from.
+
+    These are training entities, and things of the same categories that stay out of the benchmark,
+    where they would only be guessed: look-alikes (a tram car beside the tram) and things that two
+    artists draw beyond recognition.
     """
     look_alikes = (
         Thing(name, category, "train")

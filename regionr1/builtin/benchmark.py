@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -91,7 +92,7 @@ def url(thing: Thing) -> str:
 def _write_all(root: Path, counts: dict[str, int], seed: int) -> None:
     """Every file of the benchmark but its stamp."""
     _write_kb(root, seed)
-    boxes: list[dict] = []
+    boxes: list[dict[str, Any]] = []
     paths: dict[str, dict[str, str]] = {"train": {}, "val": {}}
     n_scenes = sum(counts.values())
     with tqdm(total=n_scenes, desc="drawing scenes", unit="scene", disable=None) as bar:
@@ -114,7 +115,7 @@ def _write_all(root: Path, counts: dict[str, int], seed: int) -> None:
 def _write_kb(root: Path, seed: int) -> None:
     """Every entity's page with a portrait by each knowledge-base artist."""
     rng = np.random.default_rng((seed, 99))
-    pages: dict[str, dict] = {}
+    pages: dict[str, dict[str, Any]] = {}
     mapping: dict[str, str] = {}
     for thing in things():
         images = []
@@ -150,7 +151,7 @@ def _write_query(
     split: Split,
     index: int,
     rng: np.random.Generator,
-    boxes: list[dict],
+    boxes: list[dict[str, Any]],
     paths: dict[str, dict[str, str]],
 ) -> dict[str, str]:
     """Draws one query, writes its image and returns its row of the table."""

@@ -73,7 +73,7 @@ def cluster_counts(n_clusters: int, resamples: int, seed: int) -> Iterator[Float
 
 
 def divide(numerators: FloatArray, denominators: FloatArray) -> FloatArray:
-    """numerators / denominators, nan where the denominator is 0."""
+    """Divides numerators by denominators; NaN where the denominator is 0."""
     out = np.full(numerators.shape, np.nan)
     np.divide(numerators, denominators, out=out, where=denominators > 0)
     return out

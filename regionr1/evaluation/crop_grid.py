@@ -103,8 +103,9 @@ def crop_grid_headroom(by_query: Iterable[list[Outcome]]) -> list[Outcome]:
 
 
 def _best_box(rows: list[list[Outcome]]) -> int:
-    """Place in the grid of the crop that ranks a positive first most often, by MRR where equal; the
-    centre crop where there is nothing to choose by.
+    """Place in the grid of the crop that ranks a positive first most often, by MRR where equal.
+
+    It is the centre crop's where there is nothing to choose by.
     """
     ranks = np.array([[o.rank for o in row] for row in rows if row[0].pool_has_positive])
     if not len(ranks):

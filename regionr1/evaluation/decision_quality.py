@@ -195,8 +195,10 @@ def decision_quality(name: str, cases: Sequence[Case], resamples: int = 1000) ->
 
 
 def decision_rows(outcomes: Iterable[Outcome]) -> list[DecisionQuality]:
-    """Rows for each policy that was tested with forced crops, and for the trained policy on every
-    part of the split; a part that all queries share is none.
+    """Makes the rows for each policy that was tested with forced crops.
+
+    The trained policy has rows for every part of the split too; a part that all queries share is
+    none.
     """
     found = list(outcomes)
     rows = []
@@ -271,8 +273,9 @@ def fit_threshold(outcomes: Iterable[Outcome]) -> Threshold | None:
 
 
 def threshold_outcomes(outcomes: Iterable[Outcome], threshold: float) -> list[Outcome]:
-    """The row `policy_threshold`: the forced crop where P(REGION) is above the threshold, else the
-    full image.
+    """Makes the row `policy_threshold` out of forced crops and full images.
+
+    It is the forced crop where P(REGION) is above the threshold, else the full image.
 
     Args:
         outcomes: Outcomes of all methods; P(REGION) is that of `policy_region`.

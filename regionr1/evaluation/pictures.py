@@ -261,7 +261,7 @@ def dashed_box(draw: ImageDraw.ImageDraw, box: Sequence[float], dash: int = 7) -
             points = [
                 tuple(s + (e - s) * t for s, e in zip(start, end, strict=True)) for t in (a, b)
             ]
-            draw.line(points, fill=PAPER, width=2)  # type: ignore[arg-type]
+            draw.line(points, fill=PAPER, width=2)
 
 
 def query_tile(

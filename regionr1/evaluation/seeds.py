@@ -51,8 +51,10 @@ Runs = Mapping[str, Mapping[int, SeedRun]]
 
 
 def seeds_table(results: Runs) -> str:
-    """Markdown: test CondR@1 of every method, mean and by seed; what the gain is made of; the
-    trained policies' metrics; how soon they learned.
+    """Writes the tables of several seeds as Markdown.
+
+    They are the test CondR@1 of every method, mean and by seed; what the gain is made of; the
+    trained policies' metrics; and how soon they learned.
 
     Args:
         results: At least one variant with at least one run; tests cover the same methods.

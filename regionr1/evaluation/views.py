@@ -72,7 +72,7 @@ class Evaluator:
     def policy(
         self, batch: QueryBatch, force_region: bool = False, use_adapter: bool = True
     ) -> Views:
-        """The policy's greedy choice."""
+        """Views of the policy's greedy decisions."""
         rollouts: Rollouts = self._policy.greedy(
             batch.images, batch.questions, force_region, use_adapter
         )
@@ -81,7 +81,7 @@ class Evaluator:
         return self._views(batch, decisions, crops, rollouts.p_full)
 
     def boxes(self, batch: QueryBatch, boxes_unit: Sequence[Sequence[float]]) -> Views:
-        """Given boxes (B, 4), one for every query."""
+        """Views of given boxes (B, 4), one for every query."""
         crops = [
             crop_px(torch.tensor(box), width, height)
             for box, width, height in zip(boxes_unit, batch.widths, batch.heights, strict=True)

@@ -293,7 +293,7 @@ class CropPolicy(LightningModule):
                 prefix = prefill(self.base, prompt)
                 return decision_logprobs(self.base, prefix, self.tokens)[0].exp()
 
-    def adapter(self, enabled: bool) -> AbstractContextManager:
+    def adapter(self, enabled: bool) -> AbstractContextManager[Any]:
         """A context with the adapter on, or off for the reference policy."""
         return nullcontext() if enabled else self.vlm.disable_adapter()
 

@@ -124,7 +124,7 @@ class _Run:
             self.state = states[rows, len(tokens.shared)]
 
     def complete(self, temperature: float | None, draws: Tensor | None) -> None:
-        """Until every row has ended or is full."""
+        """Decodes until every row has ended or is full."""
         if self.tokens.grammar is None:
             self.take(self.plan.where((self.plan != FREE).cumprod(1).bool(), NOTHING))
         elif self.tokens.shared:

@@ -25,14 +25,22 @@ class ImageTextProcessor(ProcessorMixin):
     return_mm_token_type_ids = True
 
     # ProcessorMixin reads this signature to learn which parts to load and to save.
-    def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **kwargs):
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        chat_template: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.image_token = getattr(tokenizer, "image_token", None) or "<|image_pad|>"
         self.video_token = getattr(tokenizer, "video_token", None) or "<|video_pad|>"
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
         self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
-    def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
+    def replace_image_token(
+        self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any
+    ) -> str:
         """The placeholders of one image: one per merged patch."""
         patches = int(image_inputs["image_grid_thw"][image_idx].prod())
         return self.image_token * (patches // self.image_processor.merge_size**2)
@@ -42,7 +50,7 @@ class ImageTextProcessor(ProcessorMixin):
         """Names of the tensors that the model takes, the types of its tokens among them."""
         return [*super().model_input_names, "mm_token_type_ids"]
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """The saved form. It names the stock class, so that stock transformers opens the folder."""
         return {**super().to_dict(), "processor_class": "Qwen2_5_VLProcessor"}
 
@@ -53,15 +61,15 @@ class InternVLImageTextProcessor(InternVLProcessor):
     # as above: the parts that this signature names are loaded and saved
     def __init__(
         self,
-        image_processor=None,
-        tokenizer=None,
-        image_seq_length=256,
-        chat_template=None,
-        **kwargs,
-    ):
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        image_seq_length: int = 256,
+        chat_template: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(image_processor, tokenizer, None, image_seq_length, chat_template)
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Returns the saved form, which names the stock class as every processor here does."""
         return {**super().to_dict(), "processor_class": "InternVLProcessor"}
 
@@ -71,8 +79,13 @@ class SmolVLMImageTextProcessor(SmolVLMProcessor):
 
     # as above; the stock one also insists on num2words, which it needs for videos only
     def __init__(
-        self, image_processor=None, tokenizer=None, image_seq_len=169, chat_template=None, **kwargs
-    ):
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        image_seq_len: int = 169,
+        chat_template: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         def token(name: str, text: str) -> str:
             return getattr(tokenizer, name, None) or text
 
@@ -88,7 +101,7 @@ class SmolVLMImageTextProcessor(SmolVLMProcessor):
         """Renders a chat; the stock method would ask its video processor for frame rates."""
         return ProcessorMixin.apply_chat_template(self, conversation, **kwargs)
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Returns the saved form, which names the stock class as every processor here does."""
         return {**super().to_dict(), "processor_class": "SmolVLMProcessor"}
 

@@ -52,7 +52,7 @@ class AnswerTokens:
         return first & mask
 
     def to(self, device: torch.device) -> "AnswerTokens":
-        """The same with its tensors on `device`."""
+        """Returns the same token ids with their tensors on `device`."""
         grammar = None if self.grammar is None else self.grammar.to(device)
         return replace(
             self, eos=self.eos.to(device), banned=self.banned.to(device), grammar=grammar

@@ -45,7 +45,9 @@ class _InvertedResidual(nn.Module):
         return x + self.layers(x) if self.residual else self.layers(x)
 
 
-def _conv(width_in: int, width: int, kernel: int, stride: int = 1, groups: int = 1) -> list:
+def _conv(
+    width_in: int, width: int, kernel: int, stride: int = 1, groups: int = 1
+) -> list[nn.Module]:
     padding = kernel // 2
     return [
         nn.Conv2d(width_in, width, kernel, stride, padding, groups=groups, bias=False),
@@ -161,6 +163,7 @@ class BuiltinScorer(Scorer):
 
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
         """f: unit vectors (N, D) float32 of the views, by the head for views."""
+        """f: unit vectors (N, D) float32 of the views, by the head for views."""
         return self._embed(images, self.network.view_head)
 
     def embed_candidates(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
@@ -196,6 +199,7 @@ class PixelScorer(Scorer):
         return f"pixels-letterbox-{self.SIDE}"
 
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """f: unit vectors (N, D) float32 of the pixels, without their mean brightness."""
         """f: unit vectors (N, D) float32 of the pixels, without their mean brightness."""
         rows = [letterbox(image, self.SIDE).flatten().float() for image in images]
         vectors = torch.stack(rows) if rows else torch.empty(0, self.dim)

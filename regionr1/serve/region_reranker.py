@@ -207,7 +207,9 @@ class RegionReranker:
         images, texts = [_upright(image) for image, _ in split], [text for _, text in split]
         return self.reranker.scorer.embed_candidates(images, texts)
 
-    def _parts(self, pairs: list[tuple[Image.Image, str]]) -> Iterator[list]:
+    def _parts(
+        self, pairs: list[tuple[Image.Image, str]]
+    ) -> Iterator[list[tuple[Image.Image, str]]]:
         for start in range(0, len(pairs), self.batch_size):
             yield pairs[start : start + self.batch_size]
 

@@ -50,7 +50,9 @@ class ServedModel(mlflow.pyfunc.PythonModel):
         self.reranker = RegionReranker.from_pretrained(context.artifacts["adapter"])
         self.limits = Limits(**(context.model_config or {}))
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> list[dict]:
+    def predict(
+        self, context: Any, model_input: pd.DataFrame, params: Any = None
+    ) -> list[dict[str, Any]]:
         """One answer per row.
 
         Raises:

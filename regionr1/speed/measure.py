@@ -68,11 +68,11 @@ def measure(
 def _count(
     policy: CropPolicy, reranker: RewardReranker | None, passed: Counter[str]
 ) -> Iterator[None]:
-    def vision(module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def vision(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         grid = kwargs.get("grid_thw", args[1] if len(args) > 1 else None)
         passed["images through the vision tower"] += 0 if grid is None else len(grid)
 
-    def language(module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def language(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         rows, length = kwargs["inputs_embeds"].shape[:2]
         passed["tokens through the language model"] += rows * length
         passed["passes of the language model"] += 1
@@ -96,7 +96,9 @@ def _count(
     for name in names:
         plain = getattr(reranker.scorer, name)  # type: ignore[union-attr]
 
-        def counted(images: Any, *rest: Any, name: str = name, plain: Callable = plain) -> Any:
+        def counted(
+            images: Any, *rest: Any, name: str = name, plain: Callable[..., Any] = plain
+        ) -> Any:
             passed["images through the scorer"] += 0 if inside else len(images)
             inside.append(name)
             try:

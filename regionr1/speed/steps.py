@@ -9,6 +9,7 @@ all code that is not about repetition, so what is compared is the repetition.
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from PIL import Image
@@ -27,7 +28,7 @@ from regionr1.scorers.reranker import RewardReranker
 from regionr1.speed.work import Work
 from regionr1.training.reward import as_group, earn
 
-Stage = Callable[[str], AbstractContextManager]
+Stage = Callable[[str], AbstractContextManager[Any]]
 
 
 @dataclass
@@ -50,10 +51,11 @@ class Stepper:
 
     @property
     def stage(self) -> Stage:
+        """The context in which the policy times its stages."""
         return self.policy.stage
 
     def ours(self) -> None:
-        """Every query decoded, seen, prefilled and scored once."""
+        """Takes a step in which every query is decoded, seen, prefilled and scored once."""
         batch = self.work.batch
         assert self.policy.vision is not None  # the tower is frozen
         self.policy.vision.last = {}  # a new batch of images every step
@@ -74,7 +76,7 @@ class Stepper:
         self.policy.zero_grad()
 
     def dense(self) -> None:
-        """The same, with everything repeated G times."""
+        """Takes the same step with everything repeated G times, as trainers for any task do."""
         policy, batch, size = self.policy, self.work.batch, self.group_size
         plain = replace(policy.tokens, grammar=None)
         images = [image for image in batch.images for _ in range(size)]

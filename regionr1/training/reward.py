@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ class Earnings(NamedTuple):
 def as_group(
     rollouts: Rollouts, tokens: AnswerTokens, rewards: Tensor, full: Tensor, other: Tensor
 ) -> Group:
-    """What the loss needs of rollouts.
+    """Keeps of rollouts and rewards what the loss needs.
 
     Args:
         rollouts: G answers to each of B queries.
@@ -73,9 +73,9 @@ def earn(
     prior: CropPrior,
     weights: RewardWeights,
     step: int,
-    stage: Callable[[str], AbstractContextManager],
+    stage: Callable[[str], AbstractContextManager[Any]],
 ) -> Earnings:
-    """Rewards rollouts.
+    """Cuts, embeds and ranks the crops of rollouts, and rewards what they changed.
 
     Args:
         batch: B queries.

@@ -147,8 +147,9 @@ class RGRPO(LightningModule):
         self.test_outcomes: list[Outcome] = []
 
     def setup(self, stage: str) -> None:
-        """Refuses data that `check_data` refuses, precisions that change what is measured, and
-        steps that cannot be repeated.
+        """Refuses data, precisions and repeated steps that would change what is measured.
+
+        `check_data` says which data.
         """
         if self.trainer.precision not in ("32-true", "bf16-mixed", "16-mixed"):
             raise UserError(
@@ -202,7 +203,7 @@ class RGRPO(LightningModule):
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """As often as asked for, on the same rollouts."""
+        """Takes the optimizer's step as often as `num_iterations` says, on the same rollouts."""
         for _ in range(self.num_iterations):
             super().optimizer_step(*args, **kwargs)
         self.step = None
@@ -273,7 +274,7 @@ class RGRPO(LightningModule):
         counted = self._gather(torch.stack([mask.sum() for mask in masks]).float())
         return TokenCounts(*counted.mean(0))
 
-    def _profile(self, stage: str) -> AbstractContextManager:
+    def _profile(self, stage: str) -> AbstractContextManager[Any]:
         """Times a stage with the trainer's profiler."""
         return self.trainer.profiler.profile(stage)  # type: ignore[attr-defined]
 
@@ -321,7 +322,7 @@ class RGRPO(LightningModule):
         self.last_validation_examples = []
 
     def validation_step(self, batch: QueryBatch, batch_idx: int) -> None:
-        """Greedy decisions on B queries."""
+        """Measures the policy's greedy decisions on B queries."""
         full, chosen = self.evaluator.full(batch), self.evaluator.policy(batch)
         self.validation.update(batch, full, chosen)
         self.log_dict(self.validation.as_dict(), batch_size=len(batch))
@@ -333,11 +334,11 @@ class RGRPO(LightningModule):
         self.test_outcomes = []
 
     def test_step(self, batch: QueryBatch, batch_idx: int) -> None:
-        """Every method of the table on B queries."""
+        """Collects what every method of the test table does with B queries."""
         self.test_outcomes += self.evaluator.outcomes(batch)
 
     def predict_step(self, batch: QueryBatch, batch_idx: int) -> list[Prediction]:
-        """The policy's decisions and new rankings."""
+        """Returns the policy's decisions and new rankings of B queries."""
         return self.evaluator.predictions(batch)
 
     # ---- checkpoints ----------------------------------------------------------------------------

@@ -112,7 +112,7 @@ class Source(ABC):
                 report.add("missing query image", f"{item.where}: {item.reason}")
 
     def queries(self, split: str, report: SkipReport, skip_missing: bool = False) -> list[Query]:
-        """`present` as a list."""
+        """Returns what `present` yields as a list."""
         return list(self.present(split, report, skip_missing))
 
     def _refuse_missing(self, split: str) -> None:

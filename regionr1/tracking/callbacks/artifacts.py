@@ -35,7 +35,7 @@ class TestTable(Callback):
         self.threshold = validation_threshold(trainer, pl_module)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gathers the outcomes of all ranks."""
+        """Gathers the outcomes of all ranks, prints the table and logs it."""
         outcomes = gathered(trainer, list(cast(ReportedModule, pl_module).test_outcomes))
         if not trainer.is_global_zero or not outcomes:
             return
@@ -64,7 +64,7 @@ class AdapterArtifact(Callback):
     """
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Runs once, after the last step."""
+        """Logs the adapter once, after the last training step."""
         logger = trainer.logger
         if not trainer.is_global_zero or not isinstance(logger, TrackingLogger):
             return

@@ -6,6 +6,7 @@ the server is away for a moment.
 
 import threading
 import time
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from mlflow.entities import Metric
@@ -72,7 +73,7 @@ class SystemMetrics(Callback):
             logger.experiment.log_batch(logger.run_id, metrics=metrics)
 
 
-def _monitors() -> list:
+def _monitors() -> list[Any]:
     from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
     from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
     from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
