@@ -68,6 +68,11 @@ COMMANDS = {
         "regionr1.tracking.tested_runs:compare",
         runs_first,
     ),
+    "report": Command(
+        "tested runs as one HTML page: tables, decisions, queries before and after",
+        "regionr1.tracking.report:report",
+        runs_first,
+    ),
     "export": Command(
         "a trained policy as an MLflow model and as a folder for RegionReranker",
         "regionr1.serve.export:export",

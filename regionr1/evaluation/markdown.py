@@ -10,9 +10,9 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
     Args:
         heads: Headings of the columns.
-        rows: Cells, as many in each row as there are headings.
+        rows: Cells, as many in each row as headings; a bar in one gets a backslash before it.
     """
-    lines = [list(heads), *map(list, rows)]
+    lines = [[cell.replace("|", "\\|") for cell in row] for row in (heads, *rows)]
     widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(heads))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     aligned = [

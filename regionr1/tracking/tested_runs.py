@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,30 @@ def compare(
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(uri)
+    tested = list(open_tested(client, runs, uri).values())
+    print(compared(tested, method, resamples), end="")
+
+
+def open_tested(client: Any, runs: Sequence[str], uri: str) -> dict[str, TestedRun]:
+    """Tested runs by id, under names that tell them apart.
+
+    Args:
+        client: MLflow's.
+        runs: Ids or names.
+        uri: The store, for messages.
+
+    Raises:
+        UserError: If there is no such run, or it was not tested.
+    """
     found = [find_by_name(client, run, uri) for run in runs]
     names = [run.info.run_name for run in found]
     shown = [
         name if names.count(name) == 1 else f"{name} {run.info.run_id[:8]}"
         for name, run in zip(names, found, strict=True)
     ]
-    tested = [_read(client, run, name) for run, name in zip(found, shown, strict=True)]
-    print(compared(tested, method, resamples), end="")
+    return {
+        run.info.run_id: _read(client, run, name) for run, name in zip(found, shown, strict=True)
+    }
 
 
 def find_by_name(client: Any, wanted: str, uri: str) -> Any:

@@ -96,6 +96,21 @@ def test_from_nothing_to_predictions(workspace, tiny_policy, capsys) -> None:
         sum(logged[f"test/gain/{part}/mrr"] for part in ("switch", "boxes", "decision"))
     )
 
+    args = ["report", run.info.run_id, "--out", "out/r.html"]
+    assert main([*args, "--root", "raw", "--cases", "2"]) == 0
+    page = Path("out/r.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") >= 2 and "<h2>Random queries</h2>" in page
+    assert "http" not in page, "nothing is asked of the network"
+    assert all(f"<td>{method}</td>" in page for method in METHODS)
+    assert (home / "artifacts" / "r.html").read_text(encoding="utf-8") == page
+    shutil.move("shards", "elsewhere")
+    capsys.readouterr()
+    assert main(args) == 0
+    assert "report: no pictures. The shards" in capsys.readouterr().out
+    shutil.move("elsewhere", "shards")
+    assert main(["report", "nobody"]) == 2
+    assert "no run 'nobody'" in capsys.readouterr().err
+
     assert main(["predict", "--resume", "last", "--predictions.path", "out/p.jsonl"]) == 0
     records = [json.loads(line) for line in Path("out/p.jsonl").read_text().splitlines()]
     assert len({record["key"] for record in records}) == 10
