@@ -8,12 +8,15 @@ from pathlib import Path
 
 import docstring_parser
 import pytest
+import shape_contracts
 from made import Made
 
 # Most of the time in which a command line is built goes into docstrings, the same ones every time:
 # 1.9 s of a core for `regionr1 fit`, 0.4 s with what was read before.
 docstring_parser.parse = functools.cache(docstring_parser.parse)
 docstring_parser.parse_from_object = functools.cache(docstring_parser.parse_from_object)
+
+shape_contracts.install()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

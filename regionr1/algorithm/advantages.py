@@ -66,7 +66,7 @@ def group_advantages(
             `none` by default.
         baseline: The group's mean, or the mean of the other G - 1 rollouts (RLOO, arXiv
             2402.14740), which is unbiased for any G.
-        batch_std: The deviation that `batch` divides by; left out, that of `rewards`.
+        batch_std: A scalar, the deviation that `batch` divides by; left out, that of `rewards`.
 
     Returns:
         (B, G); exactly 0 throughout a group whose rewards are all equal.
@@ -111,7 +111,7 @@ def stratified_advantages(
         decision: (B, G) integers; rollouts of a query with the same one are a stratum.
         scale: See `group_advantages`; `group` divides a stratum by its own deviation.
         blend: Share of the stratified advantage, 0 to 1; the rest is `group_advantages`.
-        batch_std: See `group_advantages`.
+        batch_std: A scalar; see `group_advantages`.
 
     Raises:
         UserError: a blend outside 0..1, or as `group_advantages`.
@@ -133,6 +133,9 @@ def stratified_advantages(
 
 def dead_group_fraction(rewards: Tensor) -> Tensor:
     """Share of the B groups whose G rewards are all equal, a scalar 0..1: they teach nothing.
+
+    Args:
+        rewards: (B, G).
 
     Raises:
         UserError: as `group_advantages`.

@@ -75,19 +75,35 @@ class CoordFrame:
 
 
 def unit_to_px(box_unit: Tensor | Sequence[float], width: int, height: int) -> Tensor:
-    """Unit boxes (..., 4) -> float pixels of an image of that size (..., 4)."""
+    """Unit boxes (..., 4) -> float pixels of an image of that size (..., 4).
+
+    Args:
+        box_unit: (..., 4).
+        width: Width of the image, pixels.
+        height: Its height, pixels.
+    """
     box_unit = _as_boxes(box_unit)
     return box_unit * _extent((height, width), box_unit)
 
 
 def px_to_unit(box_px: Tensor | Sequence[float], width: int, height: int) -> Tensor:
-    """Pixels (..., 4) of an image of that size -> unit boxes (..., 4)."""
+    """Pixels (..., 4) of an image of that size -> unit boxes (..., 4).
+
+    Args:
+        box_px: (..., 4).
+        width: Width of the image, pixels.
+        height: Its height, pixels.
+    """
     box_px = _as_boxes(box_px)
     return box_px / _extent((height, width), box_px)
 
 
 def clamp_unit(box_unit: Tensor) -> Tensor:
-    """The part of each box inside the image; a box wholly outside keeps no area."""
+    """The part of each box inside the image (..., 4); a box wholly outside keeps no area.
+
+    Args:
+        box_unit: (..., 4).
+    """
     return box_unit.clamp(0.0, 1.0)
 
 
@@ -119,12 +135,21 @@ def crop_px(
 
 
 def area(box: Tensor) -> Tensor:
-    """Area (...,) of boxes (..., 4) in the square of their unit; 0 for a box turned inside out."""
+    """Area (...,) of boxes (..., 4) in the square of their unit; 0 for a box turned inside out.
+
+    Args:
+        box: (..., 4).
+    """
     return (box[..., 2:] - box[..., :2]).clamp(min=0).prod(dim=-1)
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of boxes (..., 4) of one frame, broadcast; NaN where a box is NaN."""
+    """Intersection over union (...,) of boxes of one frame, broadcast; NaN where a box is NaN.
+
+    Args:
+        a: (..., 4).
+        b: (..., 4).
+    """
     overlap = torch.cat(
         [torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])], dim=-1
     )
@@ -133,7 +158,12 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def aspect(box_unit: Tensor, image_hw: Size = (1, 1)) -> Tensor:
-    """Longer side over shorter (...,), at least 1, as seen in an image of that shape."""
+    """Longer side over shorter (...,), at least 1, as seen in an image of that shape.
+
+    Args:
+        box_unit: (..., 4).
+        image_hw: Height and width of the image, or of each query's; only the quotient matters.
+    """
     sides = (box_unit[..., 2:] - box_unit[..., :2]).clamp(min=0)
     sides = (sides * _extent(image_hw, sides)[..., :2]).clamp(min=_TINY)
     return sides.amax(dim=-1) / sides.amin(dim=-1)

@@ -80,6 +80,10 @@ def region_weight(log_p_region: Tensor, floor: float = 0.0) -> Tensor:
     A policy that hardly ever crops learns hardly anything about boxes. The floor keeps it learning,
     at the price of a bias: boxes are then improved as if REGION were chosen that often.
 
+    Args:
+        log_p_region: (B,) log pi(REGION).
+        floor: The least weight, 0 to 1.
+
     Raises:
         UserError: a floor outside 0..1.
     """
@@ -92,6 +96,10 @@ def decision_entropy(log_p_full: Tensor, log_p_region: Tensor) -> Tensor:
     """Entropy (B,) in nats of FULL against REGION, 0 to log 2; differentiable.
 
     Of the two alone: a bonus on it never rewards answers that are neither.
+
+    Args:
+        log_p_full: (B,) log pi(FULL).
+        log_p_region: (B,) log pi(REGION).
     """
     odds = log_p_full - log_p_region
     return -(odds.sigmoid() * logsigmoid(odds) + (-odds).sigmoid() * logsigmoid(-odds))

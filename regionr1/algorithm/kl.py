@@ -14,7 +14,7 @@ _HIGHEST = 80.0  # exp of more overflows float32
 
 
 def kl_k3(logp: Tensor, ref_logp: Tensor, old_logp: Tensor | None = None) -> Tensor:
-    """Schulman's k3 estimate of KL(pi || pi_ref) for each token (B, G, T), never negative.
+    """Schulman's k3 estimate of KL(pi || pi_ref) for each token (...,), never negative.
 
     k3 is exp(d) - d - 1 with d = ref_logp - logp; average it with `aggregate`, as the loss. Its
     value is right in the mean but its gradient, 1 - exp(d), is that of KL(pi_ref || pi), weighted;
@@ -25,10 +25,10 @@ def kl_k3(logp: Tensor, ref_logp: Tensor, old_logp: Tensor | None = None) -> Ten
     ratio the gradient is -d times the ratio, which needs no bound.
 
     Args:
-        logp: (B, G, T) under the policy, with gradient.
-        ref_logp: (B, G, T) under the reference.
-        old_logp: (B, G, T) under the policy that sampled, which asks for the ratio; pass
-            `logp.detach()` when that is this policy. None leaves the ratio out.
+        logp: (B, G, T), or any (...,), under the policy, with gradient.
+        ref_logp: (B, G, T), or any (...,), under the reference.
+        old_logp: (B, G, T), or any (...,), under the policy that sampled, which asks for the ratio;
+            pass `logp.detach()` when that is this policy. None leaves the ratio out.
     """
     gap = ref_logp.detach() - logp
     if old_logp is None:
@@ -42,12 +42,12 @@ def kl_k3(logp: Tensor, ref_logp: Tensor, old_logp: Tensor | None = None) -> Ten
 
 @torch.no_grad()
 def k3_value(logp: Tensor, ref_logp: Tensor, old_logp: Tensor | None = None) -> Tensor:
-    """The plain value of k3 (B, G, T), without gradient: what TRL averages into its metric `kl`.
+    """The plain value of k3 (...,), without gradient: what TRL averages into its metric `kl`.
 
     Args:
-        logp: (B, G, T).
-        ref_logp: (B, G, T).
-        old_logp: (B, G, T); see `kl_k3`.
+        logp: (B, G, T), or any (...,).
+        ref_logp: (B, G, T), or any (...,).
+        old_logp: (B, G, T), or any (...,); see `kl_k3`.
     """
     gap = ref_logp - logp
     k3 = gap.clamp(max=_HIGHEST).expm1() - gap

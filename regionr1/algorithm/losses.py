@@ -138,7 +138,7 @@ def policy_loss(
         mask: (B, G, T) bool.
         options: Which loss; its loss_type must be named.
         max_completion_length: See `aggregate`.
-        tokens: See `aggregate`.
+        tokens: A scalar; see `aggregate`.
 
     Raises:
         UserError: as `aggregate`.
@@ -201,8 +201,9 @@ def aggregate(
             is that too, up to a constant. `bnpo`: mean over all tokens of this batch. `dapo`,
             `cispo`, `vespo`: sum over `tokens`.
         max_completion_length: The longest completion allowed; `dr_grpo` only.
-        tokens: Mean number of tokens in a rank's batch, which makes `dapo` and its like a mean over
-            all ranks; None counts this batch. Batches of an accumulated step count equally.
+        tokens: A scalar, the mean number of tokens in a rank's batch, which makes `dapo` and its
+            like a mean over all ranks; None counts this batch. Batches of an accumulated step count
+            equally.
 
     Raises:
         UserError: an unknown loss type, or `dr_grpo` without its length.

@@ -205,7 +205,7 @@ def step_loss(
     Args:
         objective: Which loss.
         group: What was sampled and what it earned.
-        advantages: As `step_advantages` returns them.
+        advantages: (B, G) or (B, G, T), as `step_advantages` returns them.
         now: Under the policy, with gradient.
         old: Under the policy that sampled, without gradient.
         reference: Under the reference policy; needed where kl_weight is above 0.

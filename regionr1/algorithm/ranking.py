@@ -1,9 +1,8 @@
 """Rankings of K candidates and their metrics.
 
-Shapes: `scores` (..., K) float, `labels` (..., K) bool (True = positive), `valid` (..., K) bool
-    (False =
-padding, which is ranked nowhere); labels and valid broadcast against the scores. Higher scores rank
-first and ties keep the input order. All functions refuse a score that is NaN or infinite.
+A label is True for a positive; a candidate that is not valid is padding, which is ranked nowhere.
+Labels and valid broadcast against the scores. Higher scores rank first and ties keep the input
+order. All functions refuse a score that is NaN or infinite.
 """
 
 from __future__ import annotations
@@ -20,6 +19,10 @@ from regionr1.errors import UserError
 def check_scores(scores: Tensor, valid: Tensor) -> None:
     """Refuses scores that cannot be ranked.
 
+    Args:
+        scores: (..., K).
+        valid: (..., K) bool.
+
     Raises:
         UserError: the score of a valid candidate is NaN or infinite; names the first.
     """
@@ -33,7 +36,12 @@ def check_scores(scores: Tensor, valid: Tensor) -> None:
 
 
 def order(scores: Tensor, valid: Tensor) -> Tensor:
-    """Candidate indices from best to worst, long (..., K); padding comes last."""
+    """Candidate indices from best to worst, long (..., K); padding comes last.
+
+    Args:
+        scores: (..., K).
+        valid: (..., K) bool.
+    """
     check_scores(scores, valid)
     return scores.masked_fill(~valid, -torch.inf).argsort(dim=-1, descending=True, stable=True)
 
@@ -43,19 +51,37 @@ def _ranked_labels(scores: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
 
 
 def first_positive_rank(scores: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-    """1-based rank of the best positive, float (...,); inf when there is none."""
+    """1-based rank of the best positive, float (...,); inf when there is none.
+
+    Args:
+        scores: (..., K).
+        labels: (..., K) bool.
+        valid: (..., K) bool.
+    """
     ranked = _ranked_labels(scores, labels, valid)
     rank = ranked.int().argmax(dim=-1).float() + 1
     return rank.masked_fill(~ranked.any(dim=-1), torch.inf)
 
 
 def mrr(scores: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-    """Reciprocal rank of the best positive (...,); 0 when there is none."""
+    """Reciprocal rank of the best positive (...,); 0 when there is none.
+
+    Args:
+        scores: (..., K).
+        labels: (..., K) bool.
+        valid: (..., K) bool.
+    """
     return 1 / first_positive_rank(scores, labels, valid)
 
 
 def ndcg(scores: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-    """NDCG over all K with gain = label, discount log2(1 + rank) (...,); 0 without a positive."""
+    """NDCG over all K with gain = label, discount log2(1 + rank) (...,); 0 without a positive.
+
+    Args:
+        scores: (..., K).
+        labels: (..., K) bool.
+        valid: (..., K) bool.
+    """
     gain = _ranked_labels(scores, labels, valid).float()
     discount = torch.arange(2, gain.shape[-1] + 2, device=gain.device).log2()
     ideal = (gain.sort(dim=-1, descending=True).values / discount).sum(dim=-1)
@@ -72,8 +98,8 @@ def margin(
 
     Args:
         scores: (..., K).
-        labels: (..., K).
-        valid: (..., K).
+        labels: (..., K) bool.
+        valid: (..., K) bool.
         positive: What stands for several positives: the mean of their scores, or the highest.
     """
     check_scores(scores, valid)

@@ -202,7 +202,11 @@ def reward_parts(
 
 
 def total(parts: dict[str, Tensor]) -> Tensor:
-    """The reward (B, G): the sum of its parts."""
+    """The reward (B, G): the sum of its parts.
+
+    Args:
+        parts: Each (B, G).
+    """
     return torch.stack(list(parts.values())).sum(dim=0)
 
 

@@ -1,5 +1,6 @@
 """Rewards from rankings worked out by hand."""
 
+import inspect
 import math
 
 import pytest
@@ -145,7 +146,8 @@ def test_a_broken_score_is_refused_never_a_number(value):
         reward([FULL], [THIRD], full=[0.1, value, 0.2, 0.3])
 
 
-def test_mistakes_of_the_caller_are_refused():
+def test_mistakes_of_the_caller_are_refused(monkeypatch):
+    monkeypatch.setitem(globals(), "reward_parts", inspect.unwrap(reward_parts))
     with pytest.raises(ValueError, match="decision"):
         reward([-1], [THIRD])
     with pytest.raises(ValueError, match="view_scores"):
