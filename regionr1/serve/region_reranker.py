@@ -44,11 +44,13 @@ class Crop:
         decision: "FULL", "REGION" or "INVALID" (the policy's answer could not be read).
         box_px: The rectangle to cut (xyxy, pixels of the given image); None unless REGION.
         view: The image to rank by; None when INVALID.
+        p_full: Exact probability of keeping the whole image, at temperature 1.
     """
 
     decision: str
     box_px: tuple[int, int, int, int] | None
     view: Image.Image | None
+    p_full: float
 
 
 @dataclass(frozen=True)
@@ -218,13 +220,15 @@ class RegionReranker:
         rollouts = self.policy.greedy(images, questions)
         boxes = self.prior.pad(rollouts.boxes_unit)[:, 0]
         found = []
-        for image, number, box in zip(images, rollouts.decision[:, 0].tolist(), boxes, strict=True):
+        decisions, p_full = rollouts.decision[:, 0].tolist(), rollouts.p_full.tolist()
+        for image, number, box, p in zip(images, decisions, boxes, p_full, strict=True):
             decision = Decision(number)
             if decision is Decision.REGION:
                 box_px = crop_px(box, *image.size)
-                found.append(Crop(decision.name, box_px, image.crop(box_px)))
+                found.append(Crop(decision.name, box_px, image.crop(box_px), p))
             else:
-                found.append(Crop(decision.name, None, image if number == Decision.FULL else None))
+                whole = image if decision is Decision.FULL else None
+                found.append(Crop(decision.name, None, whole, p))
         return found
 
 

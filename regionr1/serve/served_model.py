@@ -30,6 +30,7 @@ SIGNATURE = ModelSignature(
     ]),
     outputs=Schema([
         ColSpec(DataType.string, "decision"),
+        ColSpec(DataType.double, "p_full"),
         ColSpec(Array(DataType.long), "box", required=False),
         ColSpec(Array(DataType.long), "ranking", required=False),
         ColSpec(Array(DataType.double), "scores", required=False),
@@ -40,9 +41,9 @@ SIGNATURE = ModelSignature(
 class ServedModel(mlflow.pyfunc.PythonModel):
     """Answers rows of image, question and, if a ranking is wanted, candidates.
 
-    Images are base64 of a file. A row is answered by decision ("FULL", "REGION" or "INVALID"), box
-    (xyxy in pixels of the upright image, null unless REGION), ranking (places in the list of
-    candidates, best first) and scores.
+    Images are base64 of a file. A row is answered by decision ("FULL", "REGION" or "INVALID"),
+    p_full (exact probability of keeping the whole image), box (xyxy in pixels of the upright image,
+    null unless REGION), ranking (places in the list of candidates, best first) and scores.
     """
 
     def load_context(self, context: Any) -> None:
@@ -88,6 +89,7 @@ class ServedModel(mlflow.pyfunc.PythonModel):
         box = found.crop.box_px
         return {
             "decision": found.crop.decision,
+            "p_full": found.crop.p_full,
             "box": None if box is None else list(box),
             "ranking": found.order,
             "scores": found.scores,

@@ -146,6 +146,10 @@ def test_served_answers(served) -> None:
     })  # fmt: skip
     region, full, invalid = served.predict(None, rows)
     assert region["box"] == list(SQUARE_PX) and region["ranking"] == [0, 1, 2]
+    policy = served.reranker.policy
+    p_full = policy.p_full([scene()] * 3, ["red?", "all?", "what?"]).tolist()
+    found = [row.pop("p_full") for row in (region, full, invalid)]
+    assert found == pytest.approx(p_full, rel=1e-3), "batches of other sizes differ in last digits"
     assert full == {"decision": "FULL", "box": None, "ranking": None, "scores": None}
     assert invalid["decision"] == "INVALID" and invalid["ranking"] is None
     assert json.dumps(region["scores"])
