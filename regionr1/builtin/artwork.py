@@ -1,8 +1,8 @@
 """The drawings that the built-in benchmark is made of, and who may see which.
 
-84 things of the benchmark and 187 to practise on, in 8 categories, nearly all drawn by three artists
-or more (NOTICE beside the drawings; `scripts/make_artwork` made them). Neither scorer nor policy
-ever saw one of the 84, not even those of the training split: what a reward teaches there is new.
+84 things of the benchmark and 187 to practise on, in 8 categories, nearly all drawn by three
+artists or more (NOTICE beside the drawings; `scripts/make_artwork` made them). Neither scorer nor
+policy ever saw one of the 84, not even of the training split: what a reward teaches there is new.
 """
 
 import io

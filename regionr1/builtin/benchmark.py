@@ -105,9 +105,7 @@ def _write_all(root: Path, counts: dict[str, int], seed: int) -> None:
     (root / "reference_boxes.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
-def kb_images(
-    rng: np.random.Generator, entity: Entity
-) -> Iterator[tuple[str, Image.Image]]:
+def kb_images(rng: np.random.Generator, entity: Entity) -> Iterator[tuple[str, Image.Image]]:
     """An entity's pictures in the knowledge base, each with the name of who made it.
 
     A thing has a portrait by every knowledge-base artist who drew it, and a picture of it at home;
@@ -183,7 +181,15 @@ def _write_query(
     path.parent.mkdir(parents=True, exist_ok=True)
     scene.image.save(path, quality=92)
     box = list(scene.reference)  # the whole image where that is what tells
-    boxes.append({"dataset_name": dataset, "image_id": image_id, "box_px": box})
+    stands_out = scene.rivals[0][1] if scene.rivals else None
+    boxes.append(
+        {
+            "dataset_name": dataset,
+            "image_id": image_id,
+            "box_px": box,
+            "salient_px": stands_out,  # for `regionr1 data builtin-premise`; readers pass it over
+        }
+    )
     return dict(
         zip(
             COLUMNS,

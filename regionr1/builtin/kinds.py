@@ -8,7 +8,7 @@
     place_small  it is a framed picture among things: its crop tells
 
 Question and image together tell which: the same words are asked of clear and of hidden things, of
-wide and of framed places; and the same landscape is a place in one query and mere ground in another.
+wide and of framed places; and a landscape is a place in one query and mere ground in another.
 """
 
 from collections.abc import Sequence
@@ -92,9 +92,7 @@ def compose(rng: np.random.Generator, kind: Kind, cast: Cast, size: tuple[int, i
             return scene
 
 
-def _try(
-    rng: np.random.Generator, kind: Kind, cast: Cast, size: tuple[int, int]
-) -> Scene | None:
+def _try(rng: np.random.Generator, kind: Kind, cast: Cast, size: tuple[int, int]) -> Scene | None:
     """A scene, or None where something did not fit."""
     at_place = kind in ("thing_home", "place_wide")
     landscape = at_place or bool(rng.random() < ON_LANDSCAPE[kind])

@@ -147,7 +147,9 @@ def draw(
     pen = ImageDraw.Draw(image)
     MASS_PENS[kind](own, pen, colour, wide, high, horizon)
     _ground(own, image, place.ground, horizon)
-    x, y = (int(rng.integers(0, big - side + 1)) for big, side in ((wide, size[0]), (high, size[1])))
+    x, y = (
+        int(rng.integers(0, big - side + 1)) for big, side in ((wide, size[0]), (high, size[1]))
+    )
     image = image.crop((x, y, x + size[0], y + size[1]))
     if rng.random() < 0.5:
         image = ImageOps.mirror(image)
@@ -279,7 +281,12 @@ def _volcano(own, pen, colour, wide, high, horizon) -> None:
     x, up, half = wide * own.uniform(0.3, 0.7), high * 0.42, wide * 0.4
     rim = half * 0.2
     pen.polygon(
-        [(x - half, horizon), (x - rim, horizon - up), (x + rim, horizon - up), (x + half, horizon)],
+        [
+            (x - half, horizon),
+            (x - rim, horizon - up),
+            (x + rim, horizon - up),
+            (x + half, horizon),
+        ],
         fill=colour,
     )
     pen.polygon(

@@ -1,0 +1,119 @@
+"""How well a policy decides between the full image and its crop, against what each would have won.
+
+A query counts where its pool holds a positive. Where full image and crop rank the first positive
+alike there is nothing to decide: such ties count for crop rates and regret, and not for AUROC.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from regionr1.evaluation.table import Outcome, by_method
+
+
+@dataclass(frozen=True)
+class Decided:
+    """One answerable query.
+
+    Attributes:
+        kind: Part of the split that it belongs to; empty where there are none.
+        question: Its wording; empty where it is not known.
+        p_region: Probability of REGION.
+        cropped: Whether the greedy answer is REGION.
+        rank_full: Rank of the first positive by the full image.
+        rank_region: The same by the policy's crop, made whether it wants to or not.
+    """
+
+    kind: str
+    question: str
+    p_region: float
+    cropped: bool
+    rank_full: float
+    rank_region: float
+
+
+def decided(
+    outcomes: Sequence[Outcome],
+    p_region: dict[str, float],
+    questions: dict[str, str],
+    policy: str = "policy",
+    forced: str = "policy_region",
+) -> list[Decided]:
+    """What a policy decided on every answerable query.
+
+    Args:
+        outcomes: Of a test, with the methods `full`, `policy` and `forced`.
+        p_region: Probability of REGION by key of the query.
+        questions: Wording by key.
+        policy: Method of the greedy answer.
+        forced: Method of the crop that is always made.
+    """
+    methods = by_method(outcomes)
+    return [
+        Decided(
+            kind=full.groups.get("subset", ""),
+            question=questions.get(key, ""),
+            p_region=p_region[key],
+            cropped=methods[policy][key].decision == "REGION",
+            rank_full=full.rank,
+            rank_region=methods[forced][key].rank,
+        )
+        for key, full in methods["full"].items()
+        if full.pool_has_positive
+    ]
+
+
+def auroc(scores: Sequence[float], wanted: Sequence[bool]) -> float:
+    """Chance that a wanted case scores above an unwanted one, ties counting half; nan without both.
+
+    Args:
+        scores: N scores.
+        wanted: N labels.
+    """
+    score, label = np.asarray(scores, float), np.asarray(wanted, bool)
+    above, below = score[label], score[~label]
+    if not len(above) or not len(below):
+        return float("nan")
+    order = np.sort(below)
+    left, right = (np.searchsorted(order, above, side) for side in ("left", "right"))
+    return float((left + right).mean() / 2 / len(below))
+
+
+def decision_auroc(rows: Sequence[Decided]) -> float:
+    """AUROC of P(REGION) against "the crop ranks better", ties left out."""
+    told = [row for row in rows if row.rank_region != row.rank_full]
+    return auroc([row.p_region for row in told], [r.rank_region < r.rank_full for r in told])
+
+
+def wording_auroc(rows: Sequence[Decided]) -> float:
+    """The same within one wording: the mean over wordings, each as often as it has pairs."""
+    by_wording: dict[str, list[Decided]] = {}
+    for row in rows:
+        if row.rank_region != row.rank_full:
+            by_wording.setdefault(row.question, []).append(row)
+    values, weights = [], []
+    for told in by_wording.values():
+        better = sum(row.rank_region < row.rank_full for row in told)
+        if 0 < better < len(told):
+            values.append(decision_auroc(told))
+            weights.append(better * (len(told) - better))
+    return float(np.average(values, weights=weights)) if values else float("nan")
+
+
+def regret(rows: Sequence[Decided]) -> float:
+    """R@1 lost to the better of full image and crop, query by query, 0 to 1."""
+    lost = [
+        (min(row.rank_full, row.rank_region) == 1)
+        - ((row.rank_region if row.cropped else row.rank_full) == 1)
+        for row in rows
+    ]
+    return float(np.mean(lost))
+
+
+def crop_rates(rows: Sequence[Decided]) -> dict[str, float]:
+    """Share of REGION by kind, and over queries where the crop ranks better, and worse."""
+    parts = {kind: [r for r in rows if r.kind == kind] for kind in sorted({r.kind for r in rows})}
+    parts["crop better"] = [row for row in rows if row.rank_region < row.rank_full]
+    parts["full better"] = [row for row in rows if row.rank_region > row.rank_full]
+    return {name: float(np.mean([r.cropped for r in own])) for name, own in parts.items() if own}
