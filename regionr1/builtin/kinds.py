@@ -31,9 +31,9 @@ SHARES: dict[Kind, float] = {
 WANTS_CROP: tuple[Kind, ...] = ("thing_clear", "place_small")
 
 # longest sides, as shares of the scene's short side
-CLEAR = (0.40, 0.56)
+CLEAR = (0.42, 0.58)
 HIDDEN = (0.13, 0.19)
-RIVAL = (0.42, 0.60)
+RIVAL = (0.38, 0.56)
 FRAME = (0.44, 0.60)
 BLUR = (0.05, 0.10)  # of a hidden thing's own longest side
 ON_LANDSCAPE = {"thing_clear": 0.5, "place_small": 0.3}  # elsewhere the ground is clutter
@@ -138,7 +138,7 @@ def _rivals(rng: np.random.Generator, kind: Kind) -> list[float]:
     shares = {
         "thing_clear": (0.0, 0.7, 0.3),
         "thing_home": (0.1, 0.6, 0.3),
-        "place_wide": (0.1, 0.6, 0.3),
+        "place_wide": (0.1, 0.7, 0.2),
         "place_small": (0.1, 0.7, 0.2),
     }[kind]
     count = int(rng.choice(3, p=shares))
