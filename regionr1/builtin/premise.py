@@ -27,7 +27,7 @@ from regionr1.data.shards.index import verify_index
 from regionr1.data.shards.stream import read_samples
 from regionr1.errors import UserError
 from regionr1.evaluation.decisions import auroc
-from regionr1.files import write_whole
+from regionr1.files import write_json
 from regionr1.policy.crop_policy import CropPolicy
 from regionr1.policy.prefix import prefill
 from regionr1.scorers.base import Scorer
@@ -133,8 +133,7 @@ def builtin_premise(
     checks = list(check(measured))
     print("\n".join(map(str, checks)))
     if out is not None:
-        text = json.dumps({c.name: c.value for c in checks}, indent=1) + "\n"
-        write_whole(out, lambda file: file.write(text.encode()))
+        write_json(out, {check.name: check.value for check in checks})
     missed = [c.name for c in checks if not c.met]
     if missed and strict:
         raise UserError(f"the premise does not hold: {'; '.join(missed)}")

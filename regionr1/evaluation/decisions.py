@@ -4,7 +4,7 @@ A query counts where its pool holds a positive. Where full image and crop rank t
 alike there is nothing to decide: such ties count for crop rates and regret, and not for AUROC.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,27 +34,22 @@ class Decided:
 
 
 def decided(
-    outcomes: Sequence[Outcome],
-    p_region: dict[str, float],
-    questions: dict[str, str],
-    policy: str = "policy",
-    forced: str = "policy_region",
+    outcomes: Iterable[Outcome], questions: Mapping[str, str] = {}, policy: str = "policy"
 ) -> list[Decided]:
     """What a policy decided on every answerable query.
 
     Args:
-        outcomes: Of a test, with the methods `full`, `policy` and `forced`.
-        p_region: Probability of REGION by key of the query.
-        questions: Wording by key.
-        policy: Method of the greedy answer.
-        forced: Method of the crop that is always made.
+        outcomes: Of a test, with the methods `full`, `policy` and `policy`_region.
+        questions: Wording by key of the query.
+        policy: Method of the greedy answer, `policy` or `warm_start`.
     """
     methods = by_method(outcomes)
+    forced = f"{policy}_region"
     return [
         Decided(
             kind=full.groups.get("subset", ""),
             question=questions.get(key, ""),
-            p_region=p_region[key],
+            p_region=1 - (methods[policy][key].p_full or 0.0),
             cropped=methods[policy][key].decision == "REGION",
             rank_full=full.rank,
             rank_region=methods[forced][key].rank,
