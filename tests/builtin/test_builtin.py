@@ -15,7 +15,7 @@ from checkout import ROOT
 from PIL import Image
 
 from regionr1.algorithm.answers import Decision
-from regionr1.builtin import artwork, kinds, landscapes, museum, questions, scenes
+from regionr1.builtin import artwork, kinds, landscapes, museum, questions
 from regionr1.builtin.benchmark import kb_images, url, write_benchmark
 from regionr1.data.readers.evqa import EvqaSource
 from regionr1.data.records import SkipReport
@@ -200,7 +200,9 @@ def test_only_test_queries_are_drawn_in_the_unseen_style() -> None:
         split: {
             (cast.artist, cast.style, unseen)
             for seed in range(40)
-            for _, cast, unseen in [museum.cast_of(np.random.default_rng(seed), split, "place_wide")]
+            for _, cast, unseen in [
+                museum.cast_of(np.random.default_rng(seed), split, "place_wide")
+            ]
         }
         for split in artwork.SPLITS
     }

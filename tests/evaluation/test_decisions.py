@@ -61,7 +61,10 @@ def test_rows_come_from_outcomes_that_can_be_answered() -> None:
 
     outcomes = [
         *(outcome("q", "full", 2), outcome("q", "policy", 1, "REGION", 0.25)),
-        *(outcome("q", "policy_region", 1, "REGION", 0.25), outcome("r", "full", 1, positive=False)),
+        *(
+            outcome("q", "policy_region", 1, "REGION", 0.25),
+            outcome("r", "full", 1, positive=False),
+        ),
         *(outcome("r", "policy", 1, p_full=0.9), outcome("r", "policy_region", 1, "REGION", 0.9)),
     ]
     assert decided(outcomes, {"q": "what?"}) == [
