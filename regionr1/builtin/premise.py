@@ -92,8 +92,8 @@ class Check:
         return bool(self.low <= self.value <= self.high)
 
     def __str__(self) -> str:
-        bounds = [f">= {self.low:g}"] * np.isfinite(self.low)
-        bounds += [f"<= {self.high:g}"] * np.isfinite(self.high)
+        bounds = [f">= {self.low:g}"] * int(np.isfinite(self.low))
+        bounds += [f"<= {self.high:g}"] * int(np.isfinite(self.high))
         mark = "" if self.met else "  MISSED"
         return f"{self.name:<66}{self.value:7.3f}   {', '.join(bounds)}{mark}"
 
