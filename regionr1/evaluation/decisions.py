@@ -6,10 +6,14 @@ alike there is nothing to decide: such ties count for crop rates and regret, and
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
-from regionr1.evaluation.table import Outcome, by_method
+from regionr1.evaluation.bootstrap import Interval
+from regionr1.evaluation.table import Outcome, by_method, paired_difference
+
+WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Decided:
         cropped: Whether the greedy answer is REGION.
         rank_full: Rank of the first positive by the full image.
         rank_region: The same by the policy's crop, made whether it wants to or not.
+        wants_crop: Whether the reference view is a crop, not the whole image; None without one.
     """
 
     kind: str
@@ -31,6 +36,7 @@ class Decided:
     cropped: bool
     rank_full: float
     rank_region: float
+    wants_crop: bool | None = None
 
 
 def decided(
@@ -45,6 +51,7 @@ def decided(
     """
     methods = by_method(outcomes)
     forced = f"{policy}_region"
+    wanted = wants_crop(methods)
     return [
         Decided(
             kind=full.groups.get("subset", ""),
@@ -53,10 +60,17 @@ def decided(
             cropped=methods[policy][key].decision == "REGION",
             rank_full=full.rank,
             rank_region=methods[forced][key].rank,
+            wants_crop=wanted.get(key),
         )
         for key, full in methods["full"].items()
         if full.pool_has_positive
     ]
+
+
+def wants_crop(methods: Mapping[str, Mapping[str, Outcome]]) -> dict[str, bool]:
+    """By key of the query, whether its reference view is a crop; only those that have one."""
+    boxes = {key: outcome.box_unit for key, outcome in methods.get("reference", {}).items()}
+    return {key: box != WHOLE for key, box in boxes.items() if box is not None}
 
 
 def auroc(scores: Sequence[float], wanted: Sequence[bool]) -> float:
@@ -107,8 +121,62 @@ def regret(rows: Sequence[Decided]) -> float:
 
 
 def crop_rates(rows: Sequence[Decided]) -> dict[str, float]:
-    """Share of REGION by kind, and over queries where the crop ranks better, and worse."""
+    """Share of REGION by kind, and over queries that want a crop or the full image: by their
+    reference view, and by which of the two ranks better.
+    """
     parts = {kind: [r for r in rows if r.kind == kind] for kind in sorted({r.kind for r in rows})}
+    parts["wants crop"] = [row for row in rows if row.wants_crop is True]
+    parts["wants full"] = [row for row in rows if row.wants_crop is False]
     parts["crop better"] = [row for row in rows if row.rank_region < row.rank_full]
     parts["full better"] = [row for row in rows if row.rank_region > row.rank_full]
     return {name: float(np.mean([r.cropped for r in own])) for name, own in parts.items() if own}
+
+
+class Behaviour(TypedDict):
+    """What a tested policy decided.
+
+    Attributes:
+        auroc: Of P(REGION) against "the crop ranks better"; see `decision_auroc`.
+        wording_auroc: The same within one wording.
+        regret: R@1 lost to the better of full image and crop.
+        of_better: CondR@1 as a share of the per-query better of the two.
+        crop_rates: See `crop_rates`.
+        above: Paired gains in CondR@1: of the policy over `full` and over `warm_start_region`, and
+            of its `boxes` over the untrained ones, always cropped, where a crop is wanted.
+    """
+
+    auroc: float
+    wording_auroc: float
+    regret: float
+    of_better: float
+    crop_rates: dict[str, float]
+    above: dict[str, Interval]
+
+
+def behaviour(outcomes: Sequence[Outcome], questions: Mapping[str, str]) -> Behaviour:
+    """Sums up a test.
+
+    Args:
+        outcomes: Of all methods.
+        questions: Wording by key of the query.
+    """
+    rows = decided(outcomes, questions)
+    right = sum((r.rank_region if r.cropped else r.rank_full) == 1 for r in rows)
+    either = sum(min(r.rank_full, r.rank_region) == 1 for r in rows)
+    wanted = wants_crop(by_method(outcomes))
+    cropped = [outcome for outcome in outcomes if wanted.get(outcome.key)]
+    above = {
+        other: paired_difference(outcomes, "policy", other)["cond_recall_at_1"]
+        for other in ("full", "warm_start_region")
+    }
+    if cropped:
+        boxes = paired_difference(cropped, "policy_region", "warm_start_region")
+        above["boxes"] = boxes["cond_recall_at_1"]
+    return {
+        "auroc": decision_auroc(rows),
+        "wording_auroc": wording_auroc(rows),
+        "regret": regret(rows),
+        "of_better": right / either if either else float("nan"),
+        "crop_rates": crop_rates(rows),
+        "above": above,
+    }

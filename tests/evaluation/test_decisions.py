@@ -8,6 +8,7 @@ import pytest
 from regionr1.evaluation.decisions import (
     Decided,
     auroc,
+    behaviour,
     crop_rates,
     decided,
     decision_auroc,
@@ -70,3 +71,48 @@ def test_rows_come_from_outcomes_that_can_be_answered() -> None:
     assert decided(outcomes, {"q": "what?"}) == [
         Decided("small", "what?", 0.75, True, rank_full=2, rank_region=1)
     ]
+    whole = replace(outcomes[0], method="reference", box_unit=(0.0, 0.0, 1.0, 1.0))
+    part = replace(whole, box_unit=(0.0, 0.0, 0.5, 1.0))
+    for reference, wanted in ((whole, False), (part, True)):
+        (row,) = decided([*outcomes, reference])
+        assert row.wants_crop is wanted
+
+
+def test_behaviour_sums_a_test_up() -> None:
+    def outcomes(key, full, region, untrained, decision, box) -> list[Outcome]:
+        ranks = {
+            "full": full, "policy_region": region, "warm_start_region": untrained,
+            "policy": region if decision == "REGION" else full, "reference": 1,
+        }  # fmt: skip
+        return [
+            Outcome(
+                key=key,
+                cluster=key,
+                method=method,
+                ranking=["b"] * (rank - 1) + ["a"],
+                gold_ids=["a"],
+                pool_has_positive=True,
+                rank=rank,
+                ndcg=1.0,
+                decision=decision if method == "policy" else "FULL",
+                box_unit=box if method == "reference" else None,
+                p_full=0.1 if decision == "REGION" else 0.9,
+            )  # fmt: skip
+            for method, rank in ranks.items()
+        ]
+
+    part, whole = (0.0, 0.0, 0.5, 0.5), (0.0, 0.0, 1.0, 1.0)
+    found = behaviour(
+        [
+            *outcomes("q", 2, 1, 2, "REGION", part),
+            *outcomes("r", 1, 2, 2, "FULL", whole),
+            *outcomes("s", 2, 1, 1, "FULL", part),
+        ],
+        {},
+    )
+    assert found["auroc"] == 0.75 and found["regret"] == pytest.approx(1 / 3)
+    assert found["of_better"] == pytest.approx(2 / 3)
+    assert found["crop_rates"]["wants crop"] == 0.5 and found["crop_rates"]["wants full"] == 0
+    assert found["above"]["full"].value == pytest.approx(1 / 3)
+    assert found["above"]["warm_start_region"].value == pytest.approx(1 / 3)
+    assert found["above"]["boxes"].value == pytest.approx(1 / 2)
