@@ -112,9 +112,9 @@ def _try(rng: np.random.Generator, kind: Kind, cast: Cast, size: tuple[int, int]
         picture = landscapes.draw(rng, cast.place, cast.style, (width, height))
         sprites.append(("", scenes.framed(rng, picture), float(rng.uniform(*FRAME))))
     elif kind == "thing_clear":
-        sprites.append(("", drawn[cast.thing], float(rng.uniform(*CLEAR))))
+        sprites.append(("", drawn[cast.thing or ""], float(rng.uniform(*CLEAR))))
     elif kind == "thing_home":
-        hidden = scenes.blurred(drawn[cast.thing], float(rng.uniform(*BLUR)))
+        hidden = scenes.blurred(drawn[cast.thing or ""], float(rng.uniform(*BLUR)))
         sprites.append(("", hidden, float(rng.uniform(*HIDDEN))))
     taken: list[Box] = []
     rivals: list[tuple[str, Box]] = []
