@@ -70,7 +70,7 @@ def decided(
 def wants_crop(methods: Mapping[str, Mapping[str, Outcome]]) -> dict[str, bool]:
     """By key of the query, whether its reference view is a crop; only those that have one."""
     boxes = {key: outcome.box_unit for key, outcome in methods.get("reference", {}).items()}
-    return {key: box != WHOLE for key, box in boxes.items() if box is not None}
+    return {key: tuple(box) != WHOLE for key, box in boxes.items() if box is not None}
 
 
 def auroc(scores: Sequence[float], wanted: Sequence[bool]) -> float:

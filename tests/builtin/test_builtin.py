@@ -116,22 +116,24 @@ def test_places_of_one_layer_share_at_most_one_part() -> None:
 
 
 def test_a_place_looks_like_itself_in_every_view_and_style() -> None:
-    """Mean colours of its nine parts are nearer to another view of it than to other places."""
-    places = landscapes.places("test")[:6]
+    """By the mean colours of nine parts alone, most views are most like a view of their place."""
+    places = landscapes.places("test")[:8]
 
     def look(place, style, seed) -> np.ndarray:
         image = landscapes.draw(np.random.default_rng(seed), place, style, (60, 48))
         assert image.size == (60, 48) and image.mode == "RGB"
         both = [np.asarray(image, float), np.asarray(image, float)[:, ::-1]]
         small = [x.reshape(3, 16, 3, 20, 3).mean((1, 3)) for x in both]
-        return np.mean(small, axis=0).ravel()  # whichever side is left
+        colours = np.mean(small, axis=0).ravel()  # whichever side is left
+        return (colours - colours.mean()) / colours.std()
 
     for style in landscapes.STYLES:
         kept = [look(place, "flat", 1) for place in places]
-        for number, place in enumerate(places):
-            seen = look(place, style, 2)
-            distances = [np.linalg.norm(seen - other) for other in kept]
-            assert int(np.argmin(distances)) == number, (style, place)
+        nearest = [
+            int(np.argmin([np.linalg.norm(look(place, style, 2) - other) for other in kept]))
+            for place in places
+        ]
+        assert sum(found == n for n, found in enumerate(nearest)) >= 6, (style, nearest)
 
 
 def test_the_same_seed_draws_the_same_landscape() -> None:
