@@ -130,7 +130,7 @@ def _behaviour_table(variant: str, runs: Mapping[int, SeedRun]) -> str:
             over_seeds = interval_cell(seed_interval(known), "+.3f")
             rows.append([words, over_seeds, *(interval_cell(x, "+.3f") for x in intervals)])
     heads = [f"decision, test, {variant}", "mean ± sd, or 95% over seeds"]
-    return _markdown([*heads, *(f"seed {seed}" for seed in runs)], rows)
+    return markdown_table([*heads, *(f"seed {seed}" for seed in runs)], rows)
 
 
 def _differences(results: Runs) -> list[str]:
