@@ -70,8 +70,10 @@ class Measured:
 
     @property
     def told(self) -> tuple[np.ndarray, np.ndarray]:
-        """Indices of answerable queries that full image and crop rank differently, and which
-        of these the crop ranks better."""
+        """Answerable queries that full image and crop rank differently, and the crop better.
+
+        Indices of the former, and a bool for each.
+        """
         full, crop = self.ranks["full"], self.ranks["untrained"]
         index = np.nonzero(self.answerable & (full != crop))[0]
         return index, (crop < full)[index]

@@ -121,8 +121,9 @@ def regret(rows: Sequence[Decided]) -> float:
 
 
 def crop_rates(rows: Sequence[Decided]) -> dict[str, float]:
-    """Share of REGION by kind, and over queries that want a crop or the full image: by their
-    reference view, and by which of the two ranks better.
+    """Share of REGION by kind, and over queries that want a crop or the full image.
+
+    What they want is told by their reference view, and by which of the two ranks better.
     """
     parts = {kind: [r for r in rows if r.kind == kind] for kind in sorted({r.kind for r in rows})}
     parts["wants crop"] = [row for row in rows if row.wants_crop is True]
