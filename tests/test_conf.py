@@ -31,7 +31,6 @@ BASE = [CONF / "base.yaml", CONF / "builtin.yaml"]
 RECIPES = [CONF / "quickstart.yaml", CONF / "paper.yaml"]
 STACKS = [
     [*BASE, RECIPES[0]],
-    [*BASE, RECIPES[0], CONF / "swept.yaml"],
     *([BASE[0], CONF / f"{data}.yaml", RECIPES[1]] for data in ("evqa", "infoseek")),
     *([*BASE, RECIPES[0], debug] for debug in sorted((CONF / "debug").glob("*.yaml"))),
 ]

@@ -49,7 +49,7 @@ def test_quickstart_runs_the_documented_stages() -> None:
         "scripts/install",
         "regionr1 data builtin",
         "regionr1 data shards",
-        "regionr1 data premise",
+        "regionr1 data builtin-premise",
         "regionr1 fit",
         "regionr1 test",
     ]

@@ -9,27 +9,20 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
-from regionr1.builtin import questions, scenes
-from regionr1.builtin.artwork import (
-    KB_ARTISTS,
-    QUERY_ARTISTS,
-    SPLITS,
-    Split,
-    Thing,
-    drawings,
-    salient,
-    things,
-)
+from regionr1.builtin import kinds, landscapes, questions, scenes
+from regionr1.builtin.artwork import KB_ARTISTS, SPLITS, Split, drawings
+from regionr1.builtin.museum import Entity, cast_of, entities, home
 from regionr1.errors import UserError
 
-VERSION = 3  # of what is drawn: raised whenever the same options give other files
+VERSION = 4  # of what is drawn: raised whenever the same options give other files
 SIZES = ((256, 256), (288, 224), (224, 288))
 LIVING = ("mammal", "bird", "plant", "fruit")
 SITE = "https://regionr1.example/wiki/"
@@ -37,7 +30,7 @@ COLUMNS = (
     "wikipedia_title", "wikipedia_url", "question_original", "question", "question_type", "answer",
     "evidence", "evidence_section_id", "evidence_section_title", "dataset_name",
     "dataset_category_id", "wikipedia_url_used_in_train", "encyclopedic_vqa_split",
-    "dataset_image_ids",
+    "dataset_image_ids", "subset",
 )  # fmt: skip
 
 
@@ -81,10 +74,10 @@ def write_benchmark(
             shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error}); choose another folder") from error
-    print(f"wrote {sum(counts.values())} queries about {len(things())} entities to {out}")
+    print(f"wrote {sum(counts.values())} queries about {len(entities())} entities to {out}")
 
 
-def url(thing: Thing) -> str:
+def url(thing: Entity) -> str:
     """The entity's page, which is its id."""
     return SITE + thing.title.replace(" ", "_")
 
@@ -112,34 +105,51 @@ def _write_all(root: Path, counts: dict[str, int], seed: int) -> None:
     (root / "reference_boxes.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
+def kb_images(rng: np.random.Generator, entity: Entity) -> Iterator[tuple[str, Image.Image]]:
+    """An entity's pictures in the knowledge base, each with the name of who made it.
+
+    A thing has a portrait by every knowledge-base artist who drew it, and a picture of it at home;
+    a place has views in every knowledge-base style.
+    """
+    if isinstance(entity, landscapes.Place):
+        for style in landscapes.KB_STYLES:
+            yield style, landscapes.draw(rng, entity, style, (160, 160))
+        return
+    artists = [artist for artist in KB_ARTISTS if entity.name in drawings(artist)]
+    for artist in artists:
+        yield artist, scenes.portrait(rng, entity.name, artist)
+    for style in landscapes.KB_STYLES:
+        artist = artists[rng.integers(len(artists))]
+        yield f"home-{style}", scenes.at_home(rng, entity.name, artist, home(entity), style)
+
+
 def _write_kb(root: Path, seed: int) -> None:
-    """Every entity's page with a portrait by each knowledge-base artist."""
+    """Every entity's page with its pictures."""
     rng = np.random.default_rng((seed, 99))
     pages: dict[str, dict[str, Any]] = {}
     mapping: dict[str, str] = {}
-    for thing in things():
+    for entity in entities():
         images = []
-        for artist in KB_ARTISTS:
-            if thing.name in drawings(artist):
-                image_url = f"https://regionr1.example/images/{artist}/{thing.name}.png"
-                relative = f"wikipedia_images/{artist}/{thing.name}.png"
-                (root / relative).parent.mkdir(parents=True, exist_ok=True)
-                scenes.portrait(rng, thing.name, artist).save(root / relative)
-                mapping[image_url] = relative
-                images.append(image_url)
-        known = questions.facts(thing)
-        noun = questions.NOUNS[thing.category][0]
-        pages[url(thing)] = {
-            "title": thing.title,
-            "url": url(thing),
-            "section_titles": [thing.title, "Collection"],
+        for maker, image in kb_images(rng, entity):
+            image_url = f"https://regionr1.example/images/{maker}/{entity.name}.png"
+            relative = f"wikipedia_images/{maker}/{entity.name}.png"
+            (root / relative).parent.mkdir(parents=True, exist_ok=True)
+            image.save(root / relative)
+            mapping[image_url] = relative
+            images.append(image_url)
+        known = questions.facts(entity)
+        noun = questions.NOUNS[entity.category][0]
+        pages[url(entity)] = {
+            "title": entity.title,
+            "url": url(entity),
+            "section_titles": [entity.title, "Collection"],
             "section_texts": [
-                f"{thing.title} is a {noun} of the built-in museum.",
+                f"{entity.title} is a {noun} of the built-in museum.",
                 f"It is shown in the {known['hall']} under catalogue number {known['number']} "
                 f"and entered the collection in {known['year']}.",
             ],
             "image_urls": images,
-            "image_reference_descriptions": [f"Drawing of {thing.title}"] * len(images),
+            "image_reference_descriptions": [f"Picture of {entity.title}"] * len(images),
             "image_section_indices": [0] * len(images),
         }
     _write_json(root / "encyclopedic_kb_wiki.json", pages)
@@ -155,19 +165,9 @@ def _write_query(
     paths: dict[str, dict[str, str]],
 ) -> dict[str, str]:
     """Draws one query, writes its image and returns its row of the table."""
-    cast = [thing for thing in things() if thing.split == split]
-    target = cast[rng.integers(len(cast))]
-    clutter = [thing for thing in cast if thing.category != target.category]
-    clutter = [clutter[i] for i in rng.permutation(len(clutter))]
-    # What stands out misleads: the first other thing is one that the scorer knows well.
-    rival = next(thing for thing in clutter if thing.name in salient())
-    others = [rival, *(thing for thing in clutter if thing != rival)][:4]
-    kinds = list(scenes.KIND_SHARES)
-    kind = kinds[rng.choice(len(kinds), p=list(scenes.KIND_SHARES.values()))]
-    size = SIZES[rng.integers(len(SIZES))]
-    scene = scenes.compose(
-        rng, _drawn(rng, target), [_drawn(rng, thing) for thing in others], size, kind
-    )
+    kind = kinds.KINDS[rng.choice(len(kinds.KINDS), p=list(kinds.SHARES.values()))]
+    target, cast, unseen = cast_of(rng, split, kind)
+    scene = kinds.compose(rng, kind, cast, SIZES[rng.integers(len(SIZES))])
     question, answer = questions.ask(rng, target)
     category = sorted(questions.NOUNS).index(target.category)
     if target.category in LIVING:
@@ -180,8 +180,16 @@ def _write_query(
         path = root / "google-landmarks" / Path(*image_id[:3]) / f"{image_id}.jpg"
     path.parent.mkdir(parents=True, exist_ok=True)
     scene.image.save(path, quality=92)
-    box: Sequence[int] = scene.placed[0].box_px
-    boxes.append({"dataset_name": dataset, "image_id": image_id, "box_px": list(box)})
+    box = list(scene.reference)  # the whole image where that is what tells
+    stands_out = scene.rivals[0][1] if scene.rivals else None
+    boxes.append(
+        {
+            "dataset_name": dataset,
+            "image_id": image_id,
+            "box_px": box,
+            "salient_px": stands_out,  # for `regionr1 data builtin-premise`; readers pass it over
+        }
+    )
     return dict(
         zip(
             COLUMNS,
@@ -189,17 +197,11 @@ def _write_query(
                 target.title, url(target), question, question, "templated", answer,
                 answer, "1", "Collection", dataset,
                 str(category), str(split == "train"), split,
-                image_id,
+                image_id, f"{kind}, unseen style" if unseen else kind,
             ),
             strict=True,
         )
     )  # fmt: skip
-
-
-def _drawn(rng: np.random.Generator, thing: Thing) -> tuple[str, str]:
-    """A thing and one of the query artists who drew it."""
-    artists = [artist for artist in QUERY_ARTISTS if thing.name in drawings(artist)]
-    return thing.name, str(artists[rng.integers(len(artists))])
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -8,7 +8,7 @@ import hashlib
 
 import numpy as np
 
-from regionr1.builtin.artwork import Thing
+from regionr1.builtin.museum import Entity
 
 NOUNS = {
     "bird": ("bird",),
@@ -17,13 +17,16 @@ NOUNS = {
     "fruit": ("fruit or vegetable", "produce"),
     "garment": ("garment", "piece of clothing"),
     "mammal": ("mammal", "furry animal"),
+    "place": ("place", "landscape"),
     "plant": ("plant",),
     "vehicle": ("vehicle",),
 }
 HALLS = ("North Hall", "East Wing", "Garden Room", "Old Library", "Glass Court", "West Gallery")
 TEMPLATES = (
     ("What is this {noun} called?", "title"),
+    ("What is the title of this {noun}?", "title"),
     ("In which hall is this {noun} shown?", "hall"),
+    ("In which hall can visitors find this {noun}?", "hall"),
     ("Where can visitors find this {noun}?", "hall"),
     ("What is the catalogue number of this {noun}?", "number"),
     ("In what year did this {noun} enter the collection?", "year"),
@@ -31,7 +34,7 @@ TEMPLATES = (
 )
 
 
-def facts(thing: Thing) -> dict[str, str]:
+def facts(thing: Entity) -> dict[str, str]:
     """The invented facts of an entity, the same on every machine."""
     digest = hashlib.sha256(thing.name.encode()).digest()
     return {
@@ -42,7 +45,7 @@ def facts(thing: Thing) -> dict[str, str]:
     }
 
 
-def ask(rng: np.random.Generator, thing: Thing) -> tuple[str, str]:
+def ask(rng: np.random.Generator, thing: Entity) -> tuple[str, str]:
     """A question about an entity that names only its category, and its answer."""
     nouns = NOUNS[thing.category]
     template, fact = TEMPLATES[rng.integers(len(TEMPLATES))]

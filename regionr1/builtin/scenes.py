@@ -1,48 +1,16 @@
-"""Composes scenes: a target among other things over a cluttered background.
-
-Four kinds of scene make *whether* to crop a question of its own. In `cluttered` scenes the target
-shares the image with things of other categories; `lone` and `dominant` targets fill the view
-already; and a `group` shows the target several times, where one copy says less than the whole.
-"""
+"""Paints scenes: grounds, things pasted where they fit, framed pictures, portraits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from regionr1.builtin import landscapes
 from regionr1.builtin.artwork import drawings
 
-SceneKind = Literal["cluttered", "lone", "dominant", "group"]
-KIND_SHARES: dict[SceneKind, float] = {
-    "cluttered": 0.91,
-    "lone": 0.03,
-    "dominant": 0.03,
-    "group": 0.03,
-}
-CLUTTERED_TARGET = (0.46, 0.64)  # of the scene's short side
-CLUTTERED_RIVAL = (0.46, 0.66)  # the first other thing
-CLUTTERED_EXTRA = (0.20, 0.34)  # the rest
-Box = tuple[int, int, int, int]
-
-
-@dataclass
-class Placed:
-    """One thing in a scene: its name, the artist, and where it is (xyxy, scene pixels)."""
-
-    name: str
-    artist: str
-    box_px: Box
-
-
-@dataclass
-class Scene:
-    """A composed image; `placed[0]` is the target, a group's box spans all its copies."""
-
-    image: Image.Image
-    placed: list[Placed]
-    kind: SceneKind
+Box = tuple[int, int, int, int]  # xyxy in scene pixels
+APART = 0.12  # at most so much of the smaller of two things may lie behind the other
+FRAMES = ((250, 248, 240), (92, 62, 40), (40, 40, 46), (214, 178, 92))
 
 
 def background(rng: np.random.Generator, width: int, height: int) -> Image.Image:
@@ -131,77 +99,41 @@ def _paint(rng: np.random.Generator, image: Image.Image, sprite: Image.Image, bo
     image.paste(resized, box[:2], resized)
 
 
-def compose(
-    rng: np.random.Generator,
-    target: tuple[str, str],
-    others: Sequence[tuple[str, str]],
-    size: tuple[int, int],
-    kind: SceneKind,
-) -> Scene:
-    """Draws one scene.
-
-    Args:
-        rng: Decides everything that is not given.
-        target: Name and artist of what is asked about.
-        others: Names and artists to draw from for the clutter; as many as the kind of scene needs
-            are used, in order.
-        size: Width and height in pixels.
-        kind: Which kind of scene.
-    """
-    image = background(rng, *size)
-    sprite = drawings(target[1])[target[0]]
-    taken: list[Box] = []
-    if kind == "group":
-        for _ in range(rng.integers(3, 6)):
-            box = paste(rng, image, sprite, float(rng.uniform(0.3, 0.42)), taken, 0.2)
-            if box:
-                taken.append(box)
-        union = tuple(f(b[i] for b in taken) for i, f in enumerate((min, min, max, max)))
-        return Scene(image, [Placed(*target, union)], kind)  # type: ignore[arg-type]
-    if kind == "cluttered":
-        return Scene(image, _clutter(rng, image, target, others), kind)
-    low, high = (0.4, 0.75) if kind == "lone" else (0.66, 0.9)
-    box = paste(rng, image, sprite, float(rng.uniform(low, high)), taken, 0.0)
-    if box is None:
-        raise AssertionError("a sprite no larger than the empty scene always fits")
-    taken.append(box)
-    placed = [Placed(*target, box)]
-    count = 0 if kind == "lone" else int(rng.integers(0, 3))
-    for name, artist in others[:count]:
-        box = paste(rng, image, drawings(artist)[name], float(rng.uniform(0.14, 0.24)), taken, 0.12)
-        if box:
-            taken.append(box)
-            placed.append(Placed(name, artist, box))
-    return Scene(image, placed, kind)
+def framed(rng: np.random.Generator, picture: Image.Image) -> Image.Image:
+    """A picture with a frame and the shadow of one, as a sprite."""
+    edge = max(3, round(0.05 * max(picture.size)))
+    frame = FRAMES[rng.integers(len(FRAMES))]
+    width, height = (side + 2 * edge for side in picture.size)
+    sprite = Image.new("RGBA", (width, height), (*frame, 255))
+    sprite.paste(picture, (edge, edge))
+    ImageDraw.Draw(sprite).rectangle((0, 0, width - 1, height - 1), outline=(30, 28, 26, 255))
+    return sprite
 
 
-def _clutter(
-    rng: np.random.Generator,
-    image: Image.Image,
-    target: tuple[str, str],
-    others: Sequence[tuple[str, str]],
-) -> list[Placed]:
-    """Draws the target, a rival of its size and up to two smaller things; all of them fit."""
-    cast = [target, *others[: int(rng.choice([1, 2, 3], p=[0.6, 0.3, 0.1]))]]
-    while True:  # until everything fits: a scene without its rival would be the target's alone
-        ranges = [CLUTTERED_TARGET, CLUTTERED_RIVAL, CLUTTERED_EXTRA, CLUTTERED_EXTRA]
-        scales = [float(rng.uniform(*ranges[i])) for i in range(len(cast))]
-        boxes: dict[int, Box] = {}
-        for i in sorted(range(len(cast)), key=lambda i: -scales[i]):
-            name, artist = cast[i]
-            sprite = drawings(artist)[name]
-            box = _place(rng, image.size, sprite, scales[i], list(boxes.values()), 0.12)
-            if box is None:
-                break
-            boxes[i] = box
-        if len(boxes) == len(cast):
-            for i, box in boxes.items():
-                _paint(rng, image, drawings(cast[i][1])[cast[i][0]], box)
-            return [Placed(*cast[i], boxes[i]) for i in range(len(cast))]
+def blurred(sprite: Image.Image, radius: float) -> Image.Image:
+    """A drawing out of focus; the radius is a share of its longest side."""
+    margin = round(radius * max(sprite.size)) + 1
+    room = Image.new("RGBA", (sprite.width + 2 * margin, sprite.height + 2 * margin))
+    room.paste(sprite, (margin, margin))
+    return room.filter(ImageFilter.GaussianBlur(radius * max(sprite.size)))
 
 
 def portrait(rng: np.random.Generator, name: str, artist: str, side: int = 128) -> Image.Image:
     """A knowledge-base image: one drawing on a plain, light ground with a little margin."""
     ground = Image.new("RGB", (side, side), tuple(int(c) for c in rng.integers(225, 256, 3)))
     paste(rng, ground, drawings(artist)[name], float(rng.uniform(0.8, 0.95)), [], 0.0)
+    return ground
+
+
+def at_home(
+    rng: np.random.Generator,
+    name: str,
+    artist: str,
+    place: landscapes.Place,
+    style: landscapes.Style,
+    side: int = 160,
+) -> Image.Image:
+    """A knowledge-base image: a thing in the landscape where it is at home."""
+    ground = landscapes.draw(rng, place, style, (side, side))
+    paste(rng, ground, drawings(artist)[name], float(rng.uniform(0.24, 0.34)), [], 0.0)
     return ground

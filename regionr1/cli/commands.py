@@ -85,6 +85,10 @@ COMMANDS = {
         "write the built-in benchmark: scenes, questions, a knowledge base",
         "regionr1.builtin.benchmark:write_benchmark",
     ),
+    "data builtin-premise": Command(
+        "check that the built-in benchmark has a decision and boxes to learn",
+        "regionr1.builtin.premise:builtin_premise",
+    ),
     "data inspect": Command("say what a folder of published files holds", f"{_DATA}:inspect"),
     "data prepare": Command("embed, index, pool, shards and verify at once", f"{_STAGES}:Prepare"),
     "data embed": Command("embed the knowledge base and the queries", f"{_STAGES}:Embed"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from regionr1.evaluation.bootstrap import Interval
 from regionr1.evaluation.compare import seed_interval
+from regionr1.evaluation.decisions import Behaviour
 from regionr1.evaluation.gain import PARTS, SHOWN, WORDS
 from regionr1.evaluation.markdown import interval_cell, markdown_table
 from regionr1.evaluation.table import METRICS
@@ -24,6 +25,19 @@ POLICY_METRICS = (
     *("region_rate", "invalid_rate", "iou"),
 )
 DIFFERENCE_METRICS = ("cond_recall_at_1", "recall_at_1", "mrr")
+DECISION_CURVES = ("decision_auroc", "region_rate_crop_better", "region_rate_full_better")
+"""Validation metrics that tell how the decision was learned, without their `val/`."""
+BEHAVIOUR = {
+    "auroc": 'AUROC of P(REGION) against "the crop ranks better"',
+    "wording_auroc": "the same within one wording",
+    "regret": "regret in R@1",
+    "of_better": "CondR@1 / better of full image and own crop",
+}
+ABOVE = {
+    "full": "CondR@1 above always full",
+    "warm_start_region": "CondR@1 above always crop, untrained boxes",
+    "boxes": "always crop, trained - untrained boxes, where a crop is wanted",
+}
 COLOURS = ("#d96c00", "#2a6fb0", "#3a8f4d", "#8a4fa3")
 
 
@@ -37,6 +51,8 @@ class SeedRun(TypedDict):
         test: Test metrics by method and key of METRICS; None where undefined.
         gain: Parts of the gain over the full image by part and key of METRICS, with paired
             intervals over queries.
+        behaviour: What the policy decided in the test.
+        decision_curves: (training queries seen, value) on validation by name of DECISION_CURVES.
     """
 
     fit_s: float
@@ -44,6 +60,8 @@ class SeedRun(TypedDict):
     p_full: Sequence[tuple[int, float]]
     test: Mapping[str, Mapping[str, float | None]]
     gain: Mapping[str, Mapping[str, Interval]]
+    behaviour: Behaviour
+    decision_curves: Mapping[str, Sequence[tuple[int, float]]]
 
 
 Runs = Mapping[str, Mapping[int, SeedRun]]
@@ -70,6 +88,7 @@ def seeds_table(results: Runs) -> str:
         heads = [f"test CondR@1, {variant}", "mean ± sd", *(f"seed {seed}" for seed in runs)]
         parts.append(markdown_table(heads, rows))
     parts += [_gain_table(variant, runs) for variant, runs in results.items()]
+    parts += [_behaviour_table(variant, runs) for variant, runs in results.items()]
     rows = []
     for variant, runs in results.items():
         cells = [_spread([_policy(run, m) for run in runs.values()]) for m in POLICY_METRICS]
@@ -91,6 +110,27 @@ def _gain_table(variant: str, runs: Mapping[int, SeedRun]) -> str:
     heads = [f"{METRICS[metric]}, {variant}, paired", "over seeds, 95% t-interval"]
     seeds = [f"seed {seed}, 95% over queries by entity" for seed in runs]
     return markdown_table([*heads, *seeds], rows)
+
+
+def _behaviour_table(variant: str, runs: Mapping[int, SeedRun]) -> str:
+    """How well a variant decides, mean and by seed; gains with their intervals over queries."""
+    of_seeds = [run["behaviour"] for run in runs.values()]
+    rows = [
+        _row(words, [found[name] for found in of_seeds])  # type: ignore[literal-required]
+        for name, words in BEHAVIOUR.items()
+    ]
+    kinds = list(dict.fromkeys(kind for found in of_seeds for kind in found["crop_rates"]))
+    for kind in kinds:
+        rates = [found["crop_rates"].get(kind) for found in of_seeds]
+        rows.append(_row(f"crop rate, {kind or 'all'}", rates))
+    for name, words in ABOVE.items():
+        intervals = [f["above"][name] for f in of_seeds if name in f["above"]]
+        known = [interval.value for interval in intervals if interval.value is not None]
+        if known:
+            over_seeds = interval_cell(seed_interval(known), "+.3f")
+            rows.append([words, over_seeds, *(interval_cell(x, "+.3f") for x in intervals)])
+    heads = [f"decision, test, {variant}", "mean ± sd, or 95% over seeds"]
+    return markdown_table([*heads, *(f"seed {seed}" for seed in runs)], rows)
 
 
 def _differences(results: Runs) -> list[str]:
@@ -141,8 +181,8 @@ def draw_curves(results: Runs, levels: Mapping[str, float | None], path: Path) -
     # Not pyplot: it would look for a screen and keep the figure.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    ranking, decision = figure.subplots(1, 2)
+    figure = Figure(figsize=(10, 8.0), layout="constrained")
+    (ranking, decision), (telling, cropping) = figure.subplots(2, 2)
     start = levels.get("warm_start")
     first = [] if start is None else [(0, start)]
     for (variant, runs), colour in zip(results.items(), COLOURS, strict=False):
@@ -150,13 +190,22 @@ def draw_curves(results: Runs, levels: Mapping[str, float | None], path: Path) -
         curves = [[*first, *run["curve"]] for run in runs.values()]
         _draw_variant(ranking, curves, colour, label)
         _draw_variant(decision, [run["p_full"] for run in runs.values()], colour, label)
+        for axes, name, style in (
+            (telling, "decision_auroc", "-"),
+            (cropping, "region_rate_crop_better", "-"),
+            (cropping, "region_rate_full_better", "--"),
+        ):
+            told = [run["decision_curves"].get(name, ()) for run in runs.values()]
+            _draw_variant(axes, told, colour, label, style)
     for name, style in (("reference", "--"), ("warm_start", ":"), ("full", "-.")):
         level = levels.get(name)
         if level is not None:
             ranking.axhline(level, color="#555", linestyle=style, linewidth=1.2, label=name)
     ranking.set_ylabel("CondR@1, validation")
     decision.set_ylabel("mean P(FULL), training queries")
-    for axes in (ranking, decision):
+    telling.set_ylabel('AUROC of P(REGION), "the crop ranks better"')
+    cropping.set_ylabel("crop rate: crop better (solid), full better (dashed)")
+    for axes in (ranking, decision, telling, cropping):
         axes.set(xlabel="training queries seen", ylim=(0, 1))
         axes.set_xlim(left=0)
         axes.grid(alpha=0.25)
@@ -165,14 +214,25 @@ def draw_curves(results: Runs, levels: Mapping[str, float | None], path: Path) -
 
 
 def _draw_variant(
-    axes: "Axes", curves: Sequence[Sequence[tuple[int, float]]], colour: str, label: str
+    axes: "Axes",
+    curves: Sequence[Sequence[tuple[int, float]]],
+    colour: str,
+    label: str,
+    style: str = "-",
 ) -> None:
     points = [dict(curve) for curve in curves]
     for curve in points:
-        axes.plot(list(curve), list(curve.values()), color=colour, alpha=0.35, linewidth=1)
+        axes.plot(
+            list(curve),
+            list(curve.values()),
+            color=colour,
+            alpha=0.35,
+            linewidth=1,
+            linestyle=style,
+        )
     shared = sorted(set.intersection(*(set(curve) for curve in points)))
     means = [mean(curve[seen] for curve in points) for seen in shared]
-    axes.plot(shared, means, color=colour, linewidth=2.5, label=label)
+    axes.plot(shared, means, color=colour, linewidth=2.5, label=label, linestyle=style)
 
 
 def _policy(run: SeedRun, metric: str) -> float | None:

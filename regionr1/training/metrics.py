@@ -5,7 +5,8 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import BinaryAUROC
 
 from regionr1.algorithm.advantages import dead_group_fraction
 from regionr1.algorithm.answers import Decision
@@ -95,21 +96,25 @@ class ViewMetrics(nn.Module):
     """Validation metrics of the policy's views, right across batches and ranks.
 
     Conditional metrics (`cond_*`) are over queries whose pool holds a positive; IoU is over REGION
-    answers to queries with a reference box.
+    answers to queries with a reference box. Whether the policy decides rightly is told by what its
+    crop would have won: REGION rates where that ranks better and where the full image does, and how
+    well P(REGION) tells these apart.
     """
 
     NAMES = (
         "recall_at_1", "cond_recall_at_1", "full_cond_recall_at_1", "mrr", "ndcg", "region_rate",
-        "invalid_rate", "iou",
+        "invalid_rate", "iou", "always_crop_cond_recall_at_1", "better_of_cond_recall_at_1",
+        "region_rate_crop_better", "region_rate_full_better", "decision_auroc",
     )  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__()
         # Nothing to average (no reference boxes, say) is NaN, and MLflow shows it as missing.
         self.metrics = nn.ModuleDict({name: MeanMetric() for name in self.NAMES})
+        self.metrics["decision_auroc"] = BinaryAUROC()
 
-    def update(self, batch: QueryBatch, full: Views, chosen: Views) -> None:
-        """Adds B queries, ranked by the full image and by the chosen view."""
+    def update(self, batch: QueryBatch, full: Views, chosen: Views, forced: Views) -> None:
+        """Adds B queries, ranked by the full image, the chosen view and the policy's crop."""
         device = batch.labels.device
         positive = (batch.labels & batch.valid).any(-1)
         first = torch.tensor([rank == 1 for rank in chosen.ranks], device=device)
@@ -125,10 +130,23 @@ class ViewMetrics(nn.Module):
             "invalid_rate": torch.tensor([d == Decision.INVALID for d in chosen.decisions]),
             "iou": torch.tensor(overlaps),
         }
+        by_full, by_crop = torch.tensor(full.ranks), torch.tensor(forced.ranks)
+        region, answerable = values["region_rate"], positive.cpu()
+        better, worse = (by_crop < by_full) & answerable, (by_crop > by_full) & answerable
+        values |= {
+            "always_crop_cond_recall_at_1": (by_crop == 1)[answerable],
+            "better_of_cond_recall_at_1": (torch.minimum(by_full, by_crop) == 1)[answerable],
+            "region_rate_crop_better": region[better],
+            "region_rate_full_better": region[worse],
+        }
+        told = better | worse
+        if told.any():
+            auroc = cast(BinaryAUROC, self.metrics["decision_auroc"])
+            auroc.update(1 - chosen.p_full.cpu()[told].to(device), better[told].int().to(device))
         for name, value in values.items():
             if value.numel():
                 cast(MeanMetric, self.metrics[name]).update(value.float().to(device))
 
-    def as_dict(self) -> dict[str, MeanMetric]:
+    def as_dict(self) -> dict[str, Metric]:
         """The metric objects by the name they are logged under."""
-        return {f"val/{name}": cast(MeanMetric, self.metrics[name]) for name in self.NAMES}
+        return {f"val/{name}": cast(Metric, self.metrics[name]) for name in self.NAMES}

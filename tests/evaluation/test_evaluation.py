@@ -140,9 +140,12 @@ def test_invalid_is_a_miss_in_every_metric_and_never_the_full_image(tiny_policy)
     assert rows["full"]["recall_at_1"].value == rows["better_of"]["recall_at_1"].value == 1.0
 
     metrics = ViewMetrics()
-    metrics.update(batch, evaluator.full(batch), evaluator.policy(batch))
+    forced = evaluator.policy(batch, force_region=True)
+    metrics.update(batch, evaluator.full(batch), evaluator.policy(batch), forced)
     logged = {name: float(metric.compute()) for name, metric in metrics.as_dict().items()}
     assert math.isnan(logged.pop("val/iou"))
+    assert math.isnan(logged.pop("val/region_rate_crop_better"))  # it never is: it is no crop
+    assert logged.pop("val/better_of_cond_recall_at_1") == 1.0
     assert logged.pop("val/invalid_rate") == logged.pop("val/full_cond_recall_at_1") == 1.0
     assert set(logged.values()) == {0.0}, logged
 
@@ -154,7 +157,10 @@ def test_invalid_is_a_miss_in_every_metric_and_never_the_full_image(tiny_policy)
 
 def test_validation_metrics_by_hand(evaluator) -> None:
     batch, metrics = colour_batch(), ViewMetrics()
-    metrics.update(batch, evaluator.full(batch), evaluator.policy(batch))
+    forced = evaluator.policy(batch, force_region=True)
+    chosen = evaluator.policy(batch)
+    metrics.update(batch, evaluator.full(batch), chosen, forced)
+    p_full = dict(zip(("red", "green", "purple"), chosen.p_full.tolist(), strict=True))
     logged = {name: float(metric.compute()) for name, metric in metrics.as_dict().items()}
     assert logged == pytest.approx(
         {
@@ -166,6 +172,11 @@ def test_validation_metrics_by_hand(evaluator) -> None:
             "val/region_rate": 1 / 3,
             "val/invalid_rate": 1 / 3,
             "val/iou": 1.0,
+            "val/always_crop_cond_recall_at_1": 1 / 2,  # red, not green
+            "val/better_of_cond_recall_at_1": 1.0,
+            "val/region_rate_crop_better": 1.0,  # red
+            "val/region_rate_full_better": 0.0,  # green
+            "val/decision_auroc": float(p_full["red"] < p_full["green"]),
         }
     )
 

@@ -6,8 +6,16 @@ from pathlib import Path
 from PIL import Image
 
 from regionr1.evaluation.bootstrap import Interval
+from regionr1.evaluation.decisions import Behaviour
 from regionr1.evaluation.gain import PARTS
-from regionr1.evaluation.seeds import METHODS, POLICY_METRICS, SeedRun, draw_curves, seeds_table
+from regionr1.evaluation.seeds import (
+    DECISION_CURVES,
+    METHODS,
+    POLICY_METRICS,
+    SeedRun,
+    draw_curves,
+    seeds_table,
+)
 
 
 def run(policy: float, reference: float | None = 0.8) -> SeedRun:
@@ -19,7 +27,15 @@ def run(policy: float, reference: float | None = 0.8) -> SeedRun:
     curve, p_full = [(16, 0.3), (32, policy)], [(0, 0.9), (16, 1 - policy)]
     part = {"cond_recall_at_1": Interval(policy - 0.2, policy - 0.3, policy)}
     gain = dict.fromkeys(PARTS, part)
-    return {"fit_s": 61.0, "curve": curve, "p_full": p_full, "test": test, "gain": gain}
+    behaviour: Behaviour = {
+        "auroc": policy, "wording_auroc": 0.7, "regret": 0.02, "of_better": 0.9,
+        "crop_rates": {"wide": 0.1}, "above": {"boxes": part["cond_recall_at_1"]},
+    }  # fmt: skip
+    return {
+        "fit_s": 61.0, "curve": curve, "p_full": p_full, "test": test, "gain": gain,
+        "behaviour": behaviour,
+        "decision_curves": {name: curve for name in DECISION_CURVES},
+    }  # fmt: skip
 
 
 def unpadded(text: str) -> list[str]:
@@ -46,6 +62,16 @@ def test_the_gain_is_told_apart_over_seeds_and_by_seed() -> None:
     over = "+0.300 [-0.971, +1.571]"
     (line,) = (line for line in unpadded(text) if line.startswith("| decision:"))
     assert line.endswith(f"| {over} | +0.400 [+0.300, +0.600] | +0.200 [+0.100, +0.400] |")
+
+
+def test_decisions_are_told_over_seeds_and_by_seed() -> None:
+    lines = seeds_table({"exact": {0: run(0.6), 3: run(0.4)}}).splitlines()
+    auroc = 'AUROC of P(REGION) against "the crop ranks better"'
+    assert f"| {auroc} | 0.500 ± 0.141 | 0.600 | 0.400 |" in lines
+    assert "| crop rate, wide | 0.100 ± 0.000 | 0.100 | 0.100 |" in lines
+    (boxes,) = (line for line in lines if line.startswith("| always crop, trained - untrained"))
+    assert boxes.endswith("| +0.400 [+0.300, +0.600] | +0.200 [+0.100, +0.400] |")
+    assert not any(line.startswith("| CondR@1 above always full") for line in lines)
 
 
 def test_variants_are_compared_seed_by_seed() -> None:

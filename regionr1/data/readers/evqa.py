@@ -104,13 +104,14 @@ class EvqaSource(Source):
                 report.add("2_hop question", where, n=len(image_ids))
                 continue
             kind, source = row["question_type"], row["dataset_name"]
+            subset = (row.get("subset") or "").strip()
             gold_ids = tuple(row["wikipedia_url"].strip().split("|"))
             finder = self._finder(source, split, where)
             for n, image_id in enumerate(image_ids):
                 category = row.get("dataset_category_id", "")
                 path = self.find_image(finder, image_id, category, where)
                 if isinstance(path, str):
-                    yield MissingImage(where, path, kind, source, gold_ids)
+                    yield MissingImage(where, path, kind, source, gold_ids, subset)
                     continue
                 yield Query(
                     key=f"{split}-{row_number:07d}-{n}",
@@ -124,6 +125,7 @@ class EvqaSource(Source):
                     reference_box_px=self._boxes.get((source, image_id)),
                     # They look at the first image of a row only.
                     data_id=data_id if n == 0 else "",
+                    subset=subset,
                 )
 
     def questions_path(self, split: str) -> Path:
