@@ -26,7 +26,7 @@ from regionr1.data.shards.batch import QueryBatch, collate
 from regionr1.data.shards.index import verify_index
 from regionr1.data.shards.stream import read_samples
 from regionr1.errors import UserError
-from regionr1.evaluation.decisions import auroc
+from regionr1.evaluation.decision_quality import auroc
 from regionr1.files import write_json
 from regionr1.policy.crop_policy import CropPolicy
 from regionr1.policy.prefix import prefill
@@ -238,7 +238,7 @@ def check(measured: dict[str, Measured]) -> Iterator[Check]:
     yield Check("val: AUROC of a probe on the deciding state", probe(states, train, val), low=0.8)
     yield Check("test: untrained policy crops", float((test.p_region > 0.5).mean()), 0.15, 0.3)
     index, better = test.told
-    poor = auroc(test.p_region[index].tolist(), better.tolist())
+    poor = auroc(better.numpy(), test.p_region[index].numpy())
     yield Check("test: AUROC of the untrained P(REGION)", poor, high=0.6)
 
 
@@ -267,7 +267,7 @@ def probe(features: Sequence[Tensor], train: Measured, val: Measured) -> float:
     with torch.enable_grad():
         optimizer.step(loss)  # type: ignore[no-untyped-call, arg-type]
     scores = ((features[1][measure_on] - mean) / deviation) @ weight.detach()[1:]
-    return auroc(scores.tolist(), truth.tolist())
+    return auroc(truth.numpy(), scores.numpy())
 
 
 def _words(questions: Sequence[str], known: Sequence[str]) -> Tensor:

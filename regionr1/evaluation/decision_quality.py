@@ -38,7 +38,8 @@ class Case:
     """One query that has something to find.
 
     Attributes:
-        cluster: Entity that the query is about.
+        key: Key of the query.
+        cluster: Entity that it is about.
         p_region: P(REGION) of the policy.
         full: 1 / rank of the first positive by the full image.
         crop: The same by the forced crop; 0 where the forced answer was INVALID.
@@ -47,6 +48,7 @@ class Case:
         groups: Parts of the split that the query belongs to.
     """
 
+    key: str
     cluster: str
     p_region: float
     full: float
@@ -135,6 +137,7 @@ def decision_cases(outcomes: Iterable[Outcome], policy: str) -> list[Case]:
     full, crop = methods.get("full", {}), methods.get(DECIDERS[policy], {})
     return [
         Case(
+            key=key,
             cluster=chosen.cluster,
             p_region=1 - chosen.p_full,
             full=_reciprocal(full[key]),
@@ -166,7 +169,6 @@ def decision_quality(name: str, cases: Sequence[Case], resamples: int = 1000) ->
     regrets = np.stack([(best == 1).astype(float) - (chosen == 1), best - chosen], axis=1)
     target, p_decided = better[decided], p[decided]
     calibrated = target.size > 0
-    both = 0 < target.sum() < target.size
     draws = np.concatenate([
         np.column_stack([
             divide(weights @ regrets, weights.sum(1, keepdims=True).repeat(2, axis=1)),
@@ -174,15 +176,15 @@ def decision_quality(name: str, cases: Sequence[Case], resamples: int = 1000) ->
         ])
         for weights in _query_counts(cases, resamples)
     ] or [np.zeros((0, 3))])  # fmt: skip
-    auroc = roc_auc_score(target, p_decided) if both else math.nan
-    regret_recall, regret_mrr, auroc = _with_intervals([*regrets.mean(0), auroc], draws)
+    area = auroc(target, p_decided)
+    regret_recall, regret_mrr, told = _with_intervals([*regrets.mean(0), area], draws)
     return DecisionQuality(
         name=name,
         n=len(cases),
         n_ties=int((~decided).sum()),
         crop_better=float(target.mean()) if calibrated else None,
-        auroc=auroc,
-        auprc=float(average_precision_score(target, p_decided)) if both else None,
+        auroc=told,
+        auprc=None if math.isnan(area) else float(average_precision_score(target, p_decided)),
         regret_recall_at_1=regret_recall,
         regret_mrr=regret_mrr,
         ece=_calibration_error(target, p_decided) if calibrated else None,
@@ -316,6 +318,16 @@ def decision_values(row: DecisionQuality) -> dict[str, float]:
 def _reciprocal(outcome: Outcome) -> float:
     ranked = outcome.ranking is not None and math.isfinite(outcome.rank)
     return 1 / outcome.rank if ranked else 0.0
+
+
+def auroc(target: NDArray[np.bool_], p: FloatArray) -> float:
+    """Area under the ROC curve, ties counting half; NaN where only one of two kinds occurs.
+
+    Args:
+        target: (N,) what is to be told apart.
+        p: (N,) what tells it.
+    """
+    return float(roc_auc_score(target, p)) if 0 < target.sum() < target.size else math.nan
 
 
 def weighted_auroc(target: NDArray[np.bool_], p: FloatArray, weights: FloatArray) -> FloatArray:

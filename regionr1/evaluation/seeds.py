@@ -6,9 +6,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, TypedDict
 
+from regionr1.evaluation.behaviour import Behaviour
 from regionr1.evaluation.bootstrap import Interval
 from regionr1.evaluation.compare import seed_interval
-from regionr1.evaluation.decisions import Behaviour
 from regionr1.evaluation.gain import PARTS, SHOWN, WORDS
 from regionr1.evaluation.markdown import interval_cell, markdown_table
 from regionr1.evaluation.table import METRICS

@@ -83,7 +83,10 @@ def test_risk_is_of_the_surest_decisions_first() -> None:
     assert curve == [(0.25, 0.0), (0.5, 0.5), (0.75, 1 / 3), (1.0, 0.5)]
     found = decision_quality("policy", decision_cases(FOUR, "policy"), resamples=0)
     assert found.aurc == pytest.approx((0 + 0.5 + 1 / 3 + 0.5) / 4)
-    alike = [Case("e", 0.5, 1.0, 0.5, 1.0, False, {}), Case("e", 0.5, 0.5, 1.0, 0.5, False, {})]
+    alike = [
+        Case("q", "e", 0.5, 1.0, 0.5, 1.0, False, {}),
+        Case("q", "e", 0.5, 0.5, 1.0, 0.5, False, {}),
+    ]
     assert risk_coverage(alike) == [(1.0, 0.5)]  # equally sure: one point, in no order
 
 
@@ -172,7 +175,9 @@ def test_weighted_auroc_is_scikit_learns(cases, seed) -> None:
 @given(cases)
 def test_deciding_right_leaves_no_regret(cases) -> None:
     best = [
-        Case(c.cluster, float(c.crop > c.full), c.full, c.crop, max(c.full, c.crop), False, {})
+        Case(
+            c.key, c.cluster, float(c.crop > c.full), c.full, c.crop, max(c.full, c.crop), False, {}
+        )
         for c in cases
     ]
     found = decision_quality("m", best, resamples=2)
@@ -188,7 +193,7 @@ def test_the_interval_is_of_entities_and_not_of_queries() -> None:
     def made(per_entity: int) -> DecisionQuality:
         p = np.where(kinds, 0.6, 0.4) + rng.normal(0, 0.2, 40)
         cases = [
-            Case(str(i if per_entity == 4 else (i, n)), float(np.clip(p[i], 0, 1)),
+            Case("q", str(i if per_entity == 4 else (i, n)), float(np.clip(p[i], 0, 1)),
                  0.5 if kinds[i] else 1.0, 1.0 if kinds[i] else 0.5, 1.0, False, {})
             for i in range(40) for n in range(4)
         ]  # fmt: skip

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from regionr1.evaluation.behaviour import Behaviour
 from regionr1.evaluation.bootstrap import Interval
-from regionr1.evaluation.decisions import Behaviour
 from regionr1.evaluation.gain import PARTS
 from regionr1.evaluation.seeds import (
     DECISION_CURVES,
@@ -65,7 +65,7 @@ def test_the_gain_is_told_apart_over_seeds_and_by_seed() -> None:
 
 
 def test_decisions_are_told_over_seeds_and_by_seed() -> None:
-    lines = seeds_table({"exact": {0: run(0.6), 3: run(0.4)}}).splitlines()
+    lines = unpadded(seeds_table({"exact": {0: run(0.6), 3: run(0.4)}}))
     auroc = 'AUROC of P(REGION) against "the crop ranks better"'
     assert f"| {auroc} | 0.500 ± 0.141 | 0.600 | 0.400 |" in lines
     assert "| crop rate, wide | 0.100 ± 0.000 | 0.100 | 0.100 |" in lines
