@@ -261,11 +261,11 @@ def probe(features: Sequence[Tensor], train: Measured, val: Measured) -> float:
         optimizer.zero_grad()
         error = binary_cross_entropy_with_logits(x @ weight[1:] + weight[0], label)
         total = error + PENALTY * weight[1:].square().sum()
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         return total
 
     with torch.enable_grad():
-        optimizer.step(loss)  # type: ignore[no-untyped-call, arg-type]
+        optimizer.step(loss)
     scores = ((features[1][measure_on] - mean) / deviation) @ weight.detach()[1:]
     return auroc(truth.numpy(), scores.numpy())
 
