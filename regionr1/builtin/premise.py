@@ -238,7 +238,7 @@ def check(measured: dict[str, Measured]) -> Iterator[Check]:
     yield Check("val: AUROC of a probe on the deciding state", probe(states, train, val), low=0.8)
     yield Check("test: untrained policy crops", float((test.p_region > 0.5).mean()), 0.15, 0.3)
     index, better = test.told
-    poor = auroc(better.numpy(), test.p_region[index].numpy())
+    poor = auroc(better, test.p_region[index])
     yield Check("test: AUROC of the untrained P(REGION)", poor, high=0.6)
 
 
@@ -267,7 +267,7 @@ def probe(features: Sequence[Tensor], train: Measured, val: Measured) -> float:
     with torch.enable_grad():
         optimizer.step(loss)
     scores = ((features[1][measure_on] - mean) / deviation) @ weight.detach()[1:]
-    return auroc(truth.numpy(), scores.numpy())
+    return auroc(truth, scores.numpy())
 
 
 def _words(questions: Sequence[str], known: Sequence[str]) -> Tensor:
