@@ -120,7 +120,7 @@ def builtin_premise(
         out: JSON file for the numbers, beside printing them.
         strict: Fail where a number is outside its range.
     """
-    model, judge = CropPolicy(policy, max_new_tokens=12, grammar=True), load_scorer(scorer)
+    model, judge = CropPolicy(policy, max_new_tokens=40, grammar=True), load_scorer(scorer)
     measured = {
         split: measure(shards, root, split, model, judge, queries)
         for split in ("train", "val", "test")
