@@ -82,7 +82,8 @@ def test_experiment_trains_once_and_reports(builtin_shards: Path, tmp_path: Path
     ]
     done = call(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "| policy |" in done.stdout and (out / "curves.png").stat().st_size > 0
+    assert re.search(r"^\| policy +\|", done.stdout, re.M), done.stdout
+    assert (out / "curves.png").stat().st_size > 0
     results = json.loads((out / "results.json").read_text())
     run = results["runs"]["balanced"]["4"]
     assert [seen for seen, _ in run["curve"]] == [2, 4]  # after each of 2 steps of 2 queries

@@ -50,7 +50,8 @@ def test_added_to_shards_then_premise_and_test(
     assert main(["data", "premise", *named, "--out", str(table)]) == 0
     rows = {row["method"]: row["metrics"] for row in json.loads(table.read_text())}
     at_random = chance(read_samples(shards, load_index(shards, "test")))
-    assert rows["reference"]["cond_recall_at_1"]["value"] > at_random + 0.3, "weights of a CNN"
+    found = rows["reference"]["cond_recall_at_5"]["value"]
+    assert found > 5 * at_random + 0.3, "weights of a CNN"  # 0.67 of 9 queries, chance 0.16
     assert main(["test", *options(shards, tiny_policy, scorer=str(scorer))]) == 0
     printed = capsys.readouterr().out
     assert "efficientnet-lite2-9656183e-pad-160, D=1280" in printed and "policy_region" in printed

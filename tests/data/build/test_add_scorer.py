@@ -236,7 +236,7 @@ def test_a_kill_leaves_nothing_half_written(root, shards, tmp_path) -> None:
     command = [sys.executable, "-m", "regionr1", "data", "add-scorer", "--shards", str(shards),
                "--root", str(root), "--scorer", scorer_file(tmp_path, dies_after=8),
                "--batch_size", "4", "--part_size", "3"]  # fmt: skip
-    paths = [str(TESTS), str(ROOT)]
+    paths = [str(Path(__file__).parent), str(TESTS), str(ROOT)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
