@@ -42,14 +42,23 @@ def whole_file(path: Path, *also: type[Exception], mend: str = MEND) -> Iterator
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield partial
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
-            partial.replace(path)
+            replace_whole(partial, path)
         finally:
             partial.unlink(missing_ok=True)
     except errors as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be written ({reason}); {mend}.") from error
+
+
+def replace_whole(partial: Path, path: Path) -> None:
+    """Give a file that was written under a temporary name its own, in the same folder.
+
+    Raises:
+        OSError: The disk is full or the folder cannot be written.
+    """
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
+    partial.replace(path)
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object], mend: str = MEND) -> None:

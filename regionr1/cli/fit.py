@@ -25,7 +25,7 @@ from regionr1.tracking.callbacks.prediction_file import PredictionFile
 from regionr1.tracking.callbacks.provenance import Provenance
 from regionr1.tracking.callbacks.reported import ReportedModule
 from regionr1.tracking.callbacks.system_metrics import SystemMetrics
-from regionr1.tracking.callbacks.throughput import Speed
+from regionr1.tracking.callbacks.throughput import Throughput
 from regionr1.tracking.callbacks.trial import trial_from_environment
 from regionr1.tracking.logger import default_tracking_uri
 from regionr1.tracking.resume import find_run, measures_otherwise
@@ -131,7 +131,7 @@ def run(
                     "default_root_dir": "mlruns",
                     "callbacks": [
                         *(TestTable(), BeforeAfter(), AdapterArtifact()),
-                        *(Provenance(), Speed()),
+                        *(Provenance(), Throughput()),
                         *trial_from_environment(),
                         *callbacks,
                     ],

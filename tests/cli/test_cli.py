@@ -1,6 +1,8 @@
 """The command line: help, errors of one sentence, runs, resuming."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import time
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Trainer
 from tiny_command import CONFIG, only_run, run
 
 from regionr1.cli.main import main
@@ -224,6 +227,25 @@ def test_a_checkpoint_of_another_architecture_is_refused(config: Path, workspace
 def test_fast_dev_run_leaves_nothing_behind(config: Path, workspace: Path) -> None:
     run("fit", "-c", config, "--trainer.fast_dev_run", "true")
     assert not (workspace / "mlruns" / "regionr1").exists()
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(config: Path, workspace, monkeypatch) -> None:
+    real, saved = Trainer.save_checkpoint, []
+
+    def save(trainer: Trainer, path: Path, *args: object, **options: object) -> None:
+        if saved:
+            Path(path).write_bytes(b"half of it")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        saved.append(path)
+        real(trainer, path, *args, **options)
+
+    monkeypatch.setattr(Trainer, "save_checkpoint", save)
+    words = "checkpoint of step 4 cannot be written .No space left.*; the one before it is kept"
+    with pytest.raises(UserError, match=words):
+        run("fit", "-c", config)
+    (checkpoint,) = workspace.glob("mlruns/regionr1/*/checkpoints/last.ckpt")
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 3
+    assert list(checkpoint.parent.iterdir()) == [checkpoint], "half of one would only take room"
 
 
 def test_profiler_by_option(config: Path, capsys) -> None:

@@ -7,6 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from regionr1.errors import UserError
+from regionr1.files import replace_whole
 from regionr1.tracking.logger import TrackingLogger
 from regionr1.tracking.resume import CHECKPOINT_TAG
 
@@ -58,10 +59,31 @@ class LastCheckpoint(Checkpoint):
             self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
-        """Writes the file; the first time, tags the run so that `--resume` finds it."""
+        """Writes the file; the first time, tags the run so that `--resume` finds it.
+
+        It is written beside the old one, which it replaces when its bytes are on the disk. Lightning
+        alone copies onto the only checkpoint: a kill or a full disk meanwhile leaves none.
+
+        Raises:
+            UserError: The disk is full or the folder cannot be written.
+        """
         if trainer.fast_dev_run or self.path is None:  # type: ignore[attr-defined]
             return
-        trainer.save_checkpoint(self.path, weights_only=False)  # optimizer and loops too
+        partial = self.path.with_name(f".{self.path.name}.partial")  # the same name on every rank
+        try:
+            trainer.save_checkpoint(partial, weights_only=False)  # optimizer and loops too
+            if trainer.is_global_zero:
+                replace_whole(partial, self.path)
+        except OSError as error:
+            if trainer.is_global_zero:
+                partial.unlink(missing_ok=True)
+            mend = "make room, then start again"
+            if self.path.exists():
+                mend = "the one before it is kept: make room, then `regionr1 fit --resume last`"
+            raise UserError(
+                f"{self.path}: the checkpoint of step {trainer.global_step} cannot be written "
+                f"({error.strerror or error}); {mend}"
+            ) from error
         self.saved_step = trainer.global_step
         if trainer.is_global_zero and isinstance(trainer.logger, TrackingLogger):
             trainer.logger.experiment.set_tag(trainer.logger.run_id, CHECKPOINT_TAG, str(self.path))

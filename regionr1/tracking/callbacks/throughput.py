@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 TRAIN, VALIDATION = "time/train_s_per_query", "time/val_s_per_query"
 
 
-class Speed(Callback):
+class Throughput(Callback):
     """Logs seconds per query of training, and of deciding and ranking in validation.
 
     Queries are those of one rank; the number is of this machine under its present load.
