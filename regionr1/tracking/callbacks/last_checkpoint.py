@@ -61,8 +61,8 @@ class LastCheckpoint(Checkpoint):
     def save(self, trainer: Trainer) -> None:
         """Writes the file; the first time, tags the run so that `--resume` finds it.
 
-        It is written beside the old one, which it replaces when its bytes are on the disk. Lightning
-        alone copies onto the only checkpoint: a kill or a full disk meanwhile leaves none.
+        It is written beside the old one, which it replaces when its bytes are on the disk.
+        Lightning alone copies onto the only checkpoint: a kill or a full disk then leaves none.
 
         Raises:
             UserError: The disk is full or the folder cannot be written.
