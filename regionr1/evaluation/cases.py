@@ -1,6 +1,5 @@
 """Which queries a report shows: where the policy won most, where it lost most, and by chance."""
 
-import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ def chosen_cases(outcomes: Iterable[Outcome], n: int, seed: int = 0) -> dict[str
     methods = by_method(outcomes)
     full, policy = methods.get("full", {}), methods.get("policy", {})
     gains = {
-        key: _reciprocal(chosen) - _reciprocal(full[key])
+        key: chosen.reciprocal_rank - full[key].reciprocal_rank
         for key, chosen in sorted(policy.items())
         if chosen.pool_has_positive and key in full
     }
@@ -95,8 +94,3 @@ def _top(
         )
         for entity in list(dict.fromkeys(ranking))[:TOP]
     ]
-
-
-def _reciprocal(outcome: Outcome) -> float:
-    ranked = outcome.ranking is not None and math.isfinite(outcome.rank)
-    return 1 / outcome.rank if ranked else 0.0

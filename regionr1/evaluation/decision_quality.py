@@ -140,9 +140,9 @@ def decision_cases(outcomes: Iterable[Outcome], policy: str) -> list[Case]:
             key=key,
             cluster=chosen.cluster,
             p_region=1 - chosen.p_full,
-            full=_reciprocal(full[key]),
-            crop=_reciprocal(crop[key]),
-            chosen=_reciprocal(chosen),
+            full=full[key].reciprocal_rank,
+            crop=crop[key].reciprocal_rank,
+            chosen=chosen.reciprocal_rank,
             cropped=chosen.decision == "REGION",
             groups=chosen.groups,
         )
@@ -253,7 +253,7 @@ def fit_threshold(outcomes: Iterable[Outcome]) -> Threshold | None:
     methods = by_method(outcomes)
     full = methods.get("full", {})
     points = sorted(
-        (1 - crop.p_full, _reciprocal(full[key]), _reciprocal(crop))
+        (1 - crop.p_full, full[key].reciprocal_rank, crop.reciprocal_rank)
         for key, crop in methods.get("policy_region", {}).items()
         if crop.p_full is not None and crop.pool_has_positive and key in full
     )
@@ -313,11 +313,6 @@ def decision_values(row: DecisionQuality) -> dict[str, float]:
     values = {name: getattr(row, name) for name in HEADS}
     plain = {k: v.value if isinstance(v, Interval) else v for k, v in values.items()}
     return {k: float(v) for k, v in plain.items() if v is not None}
-
-
-def _reciprocal(outcome: Outcome) -> float:
-    ranked = outcome.ranking is not None and math.isfinite(outcome.rank)
-    return 1 / outcome.rank if ranked else 0.0
 
 
 def auroc(target: NDArray[np.bool_], p: FloatArray) -> float:

@@ -71,6 +71,11 @@ class Outcome:
     groups: dict[str, str] = field(default_factory=dict)
     p_full: float | None = None
 
+    @property
+    def reciprocal_rank(self) -> float:
+        """1 / rank of the first positive; 0 where there is none, or the answer was INVALID."""
+        return 1.0 / self.rank if self.ranking is not None and math.isfinite(self.rank) else 0.0
+
 
 @dataclass
 class MethodRow:
@@ -101,7 +106,7 @@ def ratios(outcome: Outcome) -> tuple[list[float], list[float]]:
     gold = set(outcome.gold_ids)
     hits = {k: float(any(entity in gold for entity in ranking[:k])) for k in RECALLS}
     positive = float(outcome.pool_has_positive)
-    reciprocal = 0.0 if invalid or not math.isfinite(outcome.rank) else 1.0 / outcome.rank
+    reciprocal = outcome.reciprocal_rank
     numerators = {
         **{f"recall_at_{k}": hits[k] for k in RECALLS},
         "cond_recall_at_1": hits[1] * positive,
