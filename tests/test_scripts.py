@@ -102,6 +102,8 @@ def test_experiment_trains_once_and_reports(builtin_shards: Path, tmp_path: Path
 
     other = call(*command, "--model.group_size", 4, cwd=tmp_path)
     assert other.returncode == 1 and "other settings" in other.stderr
+    wrong = call(*("short" if part == "balanced" else part for part in command), cwd=tmp_path)
+    assert wrong.returncode == 2 and "'NAME: OPTIONS'" in wrong.stderr
     bad = [str(tmp_path / "bad") if part == out else part for part in command]
     failed = call(*bad, "--model.group_size", 1, cwd=tmp_path)
     assert failed.returncode == 1 and "group_size" in failed.stderr and "logs" in failed.stderr

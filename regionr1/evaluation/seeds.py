@@ -1,7 +1,7 @@
 """Several runs of one recipe side by side: tables with mean and every seed, and learning curves."""
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, cycle
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, TypedDict
@@ -33,12 +33,13 @@ BEHAVIOUR = {
     "regret": "regret in R@1",
     "of_better": "CondR@1 / better of full image and own crop",
 }
+WANTED = ("wants crop", "wants full")
 ABOVE = {
     "full": "CondR@1 above always full",
     "warm_start_region": "CondR@1 above always crop, untrained boxes",
     "boxes": "always crop, trained - untrained boxes, where a crop is wanted",
 }
-COLOURS = ("#d96c00", "#2a6fb0", "#3a8f4d", "#8a4fa3")
+COLOURS = ("#d96c00", "#2a6fb0", "#3a8f4d", "#8a4fa3", "#b0283c", "#5a5a5a", "#b59a00", "#1a9e9e")
 
 
 class SeedRun(TypedDict):
@@ -94,7 +95,8 @@ def seeds_table(results: Runs) -> str:
         cells = [_spread([_policy(run, m) for run in runs.values()]) for m in POLICY_METRICS]
         rows.append([variant, *cells, f"{mean(run['fit_s'] for run in runs.values()):.0f} s"])
     heads = ["policy, test, mean ± sd", *(METRICS[metric] for metric in POLICY_METRICS), "fit"]
-    parts += [markdown_table(heads, rows), *_differences(results), _speed_table(results)]
+    parts += [markdown_table(heads, rows), _decisions_table(results)]
+    parts += [*_differences(results), _speed_table(results)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -131,6 +133,21 @@ def _behaviour_table(variant: str, runs: Mapping[int, SeedRun]) -> str:
             rows.append([words, over_seeds, *(interval_cell(x, "+.3f") for x in intervals)])
     heads = [f"decision, test, {variant}", "mean ± sd, or 95% over seeds"]
     return markdown_table([*heads, *(f"seed {seed}" for seed in runs)], rows)
+
+
+def _decisions_table(results: Runs) -> str:
+    """What each variant learned to decide, a line each: mean and spread over its seeds."""
+    rows = []
+    for variant, runs in results.items():
+        found = [run["behaviour"] for run in runs.values()]
+        cells = [_spread([one[name] for one in found]) for name in BEHAVIOUR]  # type: ignore[literal-required]
+        cells += [_spread([one["crop_rates"].get(kind) for one in found]) for kind in WANTED]
+        boxes = [one["above"]["boxes"].value for one in found if "boxes" in one["above"]]
+        rows.append([variant, _spread([_cond(r, "policy") for r in runs.values()]), *cells])
+        rows[-1] += [_spread(boxes), str(len(runs))]
+    heads = ["decisions, test, mean ± sd", "CondR@1", "AUROC", "within a wording"]
+    heads += ["regret, R@1", "of better", *(f"crop rate, {kind}" for kind in WANTED)]
+    return markdown_table([*heads, "boxes, wants crop", "seeds"], rows)
 
 
 def _differences(results: Runs) -> list[str]:
@@ -185,7 +202,7 @@ def draw_curves(results: Runs, levels: Mapping[str, float | None], path: Path) -
     (ranking, decision), (telling, cropping) = figure.subplots(2, 2)
     start = levels.get("warm_start")
     first = [] if start is None else [(0, start)]
-    for (variant, runs), colour in zip(results.items(), COLOURS, strict=False):
+    for (variant, runs), colour in zip(results.items(), cycle(COLOURS), strict=False):
         label = f"{variant}, mean of {len(runs)} seeds"
         curves = [[*first, *run["curve"]] for run in runs.values()]
         _draw_variant(ranking, curves, colour, label)

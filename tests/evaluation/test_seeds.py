@@ -29,7 +29,8 @@ def run(policy: float, reference: float | None = 0.8) -> SeedRun:
     gain = dict.fromkeys(PARTS, part)
     behaviour: Behaviour = {
         "auroc": policy, "wording_auroc": 0.7, "regret": 0.02, "of_better": 0.9,
-        "crop_rates": {"wide": 0.1}, "above": {"boxes": part["cond_recall_at_1"]},
+        "crop_rates": {"wide": 0.1, "wants crop": 0.8},
+        "above": {"boxes": part["cond_recall_at_1"]},
     }  # fmt: skip
     return {
         "fit_s": 61.0, "curve": curve, "p_full": p_full, "test": test, "gain": gain,
@@ -72,6 +73,13 @@ def test_decisions_are_told_over_seeds_and_by_seed() -> None:
     (boxes,) = (line for line in lines if line.startswith("| always crop, trained - untrained"))
     assert boxes.endswith("| +0.400 [+0.300, +0.600] | +0.200 [+0.100, +0.400] |")
     assert not any(line.startswith("| CondR@1 above always full") for line in lines)
+
+
+def test_variants_stand_side_by_side() -> None:
+    lines = unpadded(seeds_table({"exact": {0: run(0.6), 3: run(0.4)}, "paper": {0: run(0.3)}}))
+    told = "0.700 ± 0.000 | 0.020 ± 0.000 | 0.900 ± 0.000 | 0.800 ± 0.000 | - | 0.300 ± 0.141 | 2 |"
+    assert f"| exact | 0.500 ± 0.141 | 0.500 ± 0.141 | {told}" in lines
+    assert "| paper | 0.300 | 0.300 | 0.700 | 0.020 | 0.900 | 0.800 | - | 0.100 | 1 |" in lines
 
 
 def test_variants_are_compared_seed_by_seed() -> None:
