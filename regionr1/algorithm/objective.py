@@ -41,7 +41,7 @@ class Scored(NamedTuple):
     log_p_region: Tensor
 
     def detach(self) -> Scored:
-        """The same without gradient."""
+        """Return the same record, cut off from the gradient."""
         return Scored(self.logp.detach(), self.log_p_full.detach(), self.log_p_region.detach())
 
 

@@ -21,6 +21,7 @@ from regionr1.builtin import kinds, landscapes, questions, scenes
 from regionr1.builtin.artwork import KB_ARTISTS, SPLITS, Split, drawings
 from regionr1.builtin.museum import Entity, cast_of, entities, home
 from regionr1.errors import UserError
+from regionr1.files import write_json
 
 VERSION = 4  # of what is drawn: raised whenever the same options give other files
 SIZES = ((256, 256), (288, 224), (224, 288))
@@ -68,7 +69,7 @@ def write_benchmark(
         staging.mkdir(parents=True)
         try:
             _write_all(staging, counts, seed)
-            _write_json(staging / "benchmark.json", stamp)
+            write_json(staging / "benchmark.json", stamp)
             staging.replace(out)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -100,7 +101,7 @@ def _write_all(root: Path, counts: dict[str, int], seed: int) -> None:
                 table.writeheader()
                 table.writerows(rows)
     for name, mapping in paths.items():
-        _write_json(root / "inaturalist" / f"{name}_id2name.json", mapping)
+        write_json(root / "inaturalist" / f"{name}_id2name.json", mapping)
     lines = (json.dumps(line) + "\n" for line in boxes)
     (root / "reference_boxes.jsonl").write_text("".join(lines), encoding="utf-8")
 
@@ -152,8 +153,8 @@ def _write_kb(root: Path, seed: int) -> None:
             "image_reference_descriptions": [f"Picture of {entity.title}"] * len(images),
             "image_section_indices": [0] * len(images),
         }
-    _write_json(root / "encyclopedic_kb_wiki.json", pages)
-    _write_json(root / "url_to_path_mapping.json", mapping)
+    write_json(root / "encyclopedic_kb_wiki.json", pages)
+    write_json(root / "url_to_path_mapping.json", mapping)
 
 
 def _write_query(
@@ -203,7 +204,3 @@ def _write_query(
         )
     )  # fmt: skip
 
-
-def _write_json(path: Path, value: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")

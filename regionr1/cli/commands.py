@@ -22,7 +22,7 @@ class Command:
     spell: Callable[[list[str]], list[str]] = list
 
     def load(self) -> Callable[..., Any]:
-        """Import what does it."""
+        """Import the function that runs this command."""
         module, name = self.target.split(":")
         return getattr(import_module(module), name)
 

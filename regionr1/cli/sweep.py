@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class StudyOptions:
-    """Which study.
+    """Which study a command is about.
 
     Attributes:
         file: Sweep file.

@@ -125,7 +125,7 @@ def seed_interval(values: Sequence[float]) -> Interval:
 
 
 def compare(runs: Sequence[TestedRun], method: str = "policy", resamples: int = 1000) -> str:
-    """The comparison as text.
+    """Return the comparison as text for people.
 
     Args:
         runs: At least two runs, or several seeds of one.

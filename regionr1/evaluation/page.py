@@ -60,7 +60,7 @@ def section_of_text(title: str, text: str) -> Section:
 
 
 def html_page(title: str, sections: Sequence[Section]) -> str:
-    """The page as text."""
+    """Return the page as HTML text."""
     body = "\n".join(_section(section) for section in sections)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

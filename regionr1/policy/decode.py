@@ -25,7 +25,7 @@ Stop = Callable[[Tensor, Tensor], Tensor]
 
 
 class Decoded(NamedTuple):
-    """N completions.
+    """N completions as they were sampled.
 
     Attributes:
         ids: (N, T) token ids, padded after the end. T is the longest completion.

@@ -1,4 +1,4 @@
-"""Qwen2-VL."""
+"""The Qwen2-VL family."""
 
 from transformers import Qwen2VLForConditionalGeneration
 

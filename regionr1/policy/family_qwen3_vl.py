@@ -26,7 +26,7 @@ class WideEmbedding(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The embedding's own weight."""
+        """Return the weight of the wrapped embedding, which the output layer may be tied to."""
         return self.embedding.weight
 
     def forward(self, input_ids: Tensor) -> Tensor:

@@ -150,7 +150,7 @@ def _packed(
     keep: Tensor,
     query: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `_two_pass`, in one pass of one row per query."""
+    """Score what `_two_pass` scores, in one pass of one row per query."""
     shape = (len(prompt.mask), -1)
     branches, kept = ids.unflatten(0, shape), keep.unflatten(0, shape).clone()
     length = len(tokens.shared)
@@ -177,7 +177,7 @@ def _dense(
     keep: Tensor,
     query: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `_two_pass`, but every row carries its own prompt and nothing is cached."""
+    """Score what `_two_pass` scores with a prompt in every row and nothing cached."""
     width = prompt.mask.shape[1]
     hidden = _dense_hidden(model, prompt, ids, keep, query)[:, width - 1 : -1]
     # the decision: the shared start of the answers as a completion of its own

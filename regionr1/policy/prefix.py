@@ -37,7 +37,7 @@ class Prefix:
     next_position: Tensor
 
     def detached(self) -> "Prefix":
-        """The same without gradient; growing, repeating or selecting it leaves this one alone."""
+        """Return a copy without gradient, which can grow and repeat while this one stays as it is."""
         cache = copy(self.cache)
         cache.layers = [copy(layer) for layer in self.cache.layers]
         for layer in cache.layers:

@@ -243,7 +243,7 @@ def _pairs(images: Any, questions: Any) -> list[tuple[Image.Image, str]]:
 
 
 def _upright(image: Any) -> Image.Image:
-    """As training saw it."""
+    """Turn the image as its EXIF says and make it RGB, which is what training saw."""
     if not isinstance(image, Image.Image):
         raise UserError(f"an image must be a PIL image, not a {type(image).__name__}: open it")
     return upright_rgb(image)

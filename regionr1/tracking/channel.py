@@ -15,7 +15,7 @@ class TrialChannel(Protocol):
     """What a run needs of the sweep it belongs to."""
 
     def started(self, run_id: str | None) -> None:
-        """The run has begun."""
+        """Say that the run has begun."""
 
     def report(self, step: int, values: Mapping[str, float]) -> bool:
         """Tells the metrics at an optimizer step; returns whether the run should stop."""
@@ -37,7 +37,7 @@ class PipeChannel:
         self.listener.start()
 
     def started(self, run_id: str | None) -> None:
-        """The run has begun."""
+        """Say that the run has begun."""
         self._send({"run_id": run_id})
 
     def report(self, step: int, values: Mapping[str, float]) -> bool:

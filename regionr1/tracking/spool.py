@@ -126,7 +126,7 @@ class SpoolingClient(MlflowClient):
         })  # fmt: skip
 
     def set_tag(self, run_id: str, key: str, value: Any, synchronous: bool | None = None) -> Any:
-        """As MLflow's."""
+        """Set a tag, through the spool like everything else."""
         return self.log_batch(run_id, tags=[RunTag(key, str(value))])
 
     def set_terminated(
@@ -142,7 +142,7 @@ class SpoolingClient(MlflowClient):
         self._write(record, Path(local_path))
 
     def log_artifacts(self, run_id: str, local_dir: Any, artifact_path: str | None = None) -> None:
-        """As MLflow's."""
+        """Upload the files of a folder, through the spool like everything else."""
         record = {"op": "log_artifacts", "run_id": run_id, "artifact_path": artifact_path}
         self._write(record, Path(local_dir))
 

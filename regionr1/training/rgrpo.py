@@ -331,7 +331,7 @@ class RGRPO(LightningModule):
             self.last_validation_examples = self.evaluator.examples(batch, full, chosen)
 
     def on_test_start(self) -> None:
-        """Starts the table afresh."""
+        """Starts the test table afresh."""
         self.test_outcomes = []
 
     def test_step(self, batch: QueryBatch, batch_idx: int) -> None:

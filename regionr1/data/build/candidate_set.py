@@ -30,7 +30,7 @@ class CandidateSet:
 
     @classmethod
     def of(cls, folder: Path, indices: Iterable[ShardIndex]) -> CandidateSet:
-        """The candidates of shards.
+        """Open the candidates that shards hold.
 
         Raises:
             UserError: A shard is corrupt.

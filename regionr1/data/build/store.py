@@ -35,7 +35,7 @@ def store_digest(identity: dict[str, Any], items: str) -> str:
 
 
 def part_path(folder: Path, number: int, end: str) -> Path:
-    """File of a part."""
+    """Return the file that holds a part of the store."""
     return folder / f"part-{number:06d}.{end}"
 
 
@@ -117,7 +117,7 @@ class EmbeddingStore:
         return found[0], found[1]
 
     def rows_of(self, owner: str) -> list[int]:
-        """Rows of one owner."""
+        """Return the rows of one owner's images."""
         query = "SELECT row FROM rows WHERE owner = ? ORDER BY row"
         return [row for (row,) in self._db.execute(query, (owner,))]
 

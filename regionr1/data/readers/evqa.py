@@ -73,7 +73,7 @@ class EvqaSource(Source):
         return [path for path in (self.kb_path, *self.kb_images.sources) if path.is_file()]
 
     def missing(self) -> list[str]:
-        """What is not there, one sentence each."""
+        """Say what this layout needs and the folder lacks, one sentence each."""
         needed = [*map(self.questions_path, SPLITS), self.kb_path, *self.kb_images.sources]
         needed += [self.landmarks.root, self.inat["val"].root]
         found = [

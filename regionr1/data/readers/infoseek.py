@@ -87,7 +87,7 @@ class InfoseekSource(Source):
         return [path for path in paths if path.is_file()]
 
     def missing(self) -> list[str]:
-        """What is not there, one sentence each."""
+        """Say what this layout needs and the folder lacks, one sentence each."""
         needed = [self.kb_path, self.oven.root]
         if self.by_url:
             needed += [*self.kb_images.sources, *(self.root / n for n in ECHOSIGHT_CSV.values())]

@@ -79,7 +79,7 @@ class _Window:
         return byte
 
     def read(self, size: int = -1) -> bytes:
-        """As a file's; called by ijson."""
+        """Read up to `size` bytes, as ijson asks of a file."""
         if self.since_entry > MAX_ENTRY:
             raise _EntryTooLarge(f"an entry of more than {MAX_ENTRY:,} bytes")
         data = self.file.read(size)

@@ -69,11 +69,11 @@ class OwnSource(Source):
         return [path] if path.is_file() else []
 
     def kb_files(self) -> list[Path]:
-        """The entities."""
+        """Name the files of the knowledge base."""
         return [self.kb_path] if self.kb_path.is_file() else []
 
     def missing(self) -> list[str]:
-        """What is not there, one sentence each."""
+        """Say what this layout needs and the folder lacks, one sentence each."""
         needed = [self.kb_path, *(self.root / f"{split}.jsonl" for split in SPLITS)]
         return [f"{path.relative_to(self.root)} is missing" for path in needed if not path.exists()]
 

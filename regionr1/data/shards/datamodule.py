@@ -209,7 +209,7 @@ class RerankDataModule(L.LightningDataModule):
         return self._eval_loader("test")
 
     def predict_dataloader(self) -> EvalLoader:
-        """The test split again."""
+        """Stream the test split, as `test` does."""
         return self._eval_loader("test")
 
     def state_dict(self) -> dict[str, Any]:

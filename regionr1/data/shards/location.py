@@ -32,7 +32,7 @@ class Remote:
         return self.url
 
     def of(self, name: str) -> str:
-        """URL of one file."""
+        """Return the URL of one file of the folder."""
         if self.url.startswith("pipe:"):
             return self.url.replace("{name}", name)
         return f"{self.url.rstrip('/')}/{name}"

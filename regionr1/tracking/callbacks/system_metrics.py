@@ -40,13 +40,13 @@ class SystemMetrics(Callback):
             self.thread.start()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ends the thread."""
+        """Ends the measuring thread."""
         self.stop()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Ends the thread."""
+        """Ends the measuring thread."""
         self.stop()
 
     def stop(self) -> None:

@@ -22,7 +22,7 @@ class Throughput(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Starts the clock."""
+        """Starts the clock of this batch."""
         self.begin = time.perf_counter()
 
     def on_train_batch_end(
@@ -44,7 +44,7 @@ class Throughput(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Starts the clock."""
+        """Starts the clock of this batch."""
         self.begin = time.perf_counter()
 
     def on_validation_batch_end(
