@@ -37,7 +37,7 @@ class Prefix:
     next_position: Tensor
 
     def detached(self) -> "Prefix":
-        """Return a copy without gradient, which can grow and repeat while this one stays as it is."""
+        """Return a copy without gradient, which may grow and repeat while this one stays."""
         cache = copy(self.cache)
         cache.layers = [copy(layer) for layer in self.cache.layers]
         for layer in cache.layers:
