@@ -132,6 +132,8 @@ def colour_batch(golds: Sequence[str] = ("red", "green", "purple")) -> QueryBatc
         ),
         widths=[128] * n,
         heights=[128] * n,
+        data_ids=[f"E-VQA_{i}" for i in range(n)],
+        image_names=[f"images/{i}.png" for i in range(n)],
     )
 
 

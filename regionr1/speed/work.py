@@ -70,5 +70,7 @@ def make_work(
         reference_box_unit=torch.full((queries, 4), float("nan")),
         widths=[image_px] * queries,
         heights=[image_px] * queries,
+        data_ids=[""] * queries,
+        image_names=[""] * queries,
     )
     return Work(batch, pools, completion)

@@ -35,9 +35,11 @@ def test_threads_may_read_samples(slow_collections) -> None:
         key="q", image=Image.new("RGB", (2, 2)), question="?", gold_ids=["a"], cluster="a",
         question_type="", source="", candidate_ids=["a"], candidate_images=["a.png"],
         labels=[True], candidates=np.ones((1, 3), np.float32), full=np.ones(3, np.float32),
-        reference_box_px=None, subset="",
+        reference_box_px=None, subset="", data_id="café #7", image_name="pictures/1.png",
     )  # fmt: skip
     raw = {"__key__": "q"} | pack_sample(sample, "query.png", picture.getvalue())
+    back = unpack_sample(raw, "here")
+    assert (back.data_id, back.image_name) == ("café #7", "pictures/1.png")
 
     def read(depth: int) -> int:
         """The samples read; threads at several depths, which one count of depth mixes up."""

@@ -88,6 +88,7 @@ def labelled_samples(split: SplitWork, kb: EmbeddingStore, root: Path) -> Iterat
             for n, (query, (data, image)) in enumerate(zip(queries, opened, strict=True)):
                 pool = [int(row) for row in split.pools.rows[rows[n]] if row >= 0]
                 sample = _sample(query, image, kb, pool, full[n], exact)
+                sample.image_name = query.image_path.relative_to(root).as_posix()
                 if _count(split, sample, query, kb):
                     yield pack_sample(sample, *stored_image(data, image))
             bar.update(len(rows))
@@ -146,6 +147,7 @@ def _sample(
         full=full,
         reference_box_px=query.reference_box_px,
         subset=query.subset,
+        data_id=query.data_id,
     )
 
 

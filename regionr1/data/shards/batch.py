@@ -32,6 +32,8 @@ class QueryBatch:
         reference_box_unit: (B, 4) float32 xyxy in 0..1, nan where there is none.
         widths: B image widths in original pixels.
         heights: B image heights in original pixels.
+        data_ids: B names in result files of others or in your own file; empty where they have none.
+        image_names: B places of the query image, relative to the data folder.
     """
 
     keys: list[str]
@@ -48,6 +50,8 @@ class QueryBatch:
     reference_box_unit: torch.Tensor
     widths: list[int]
     heights: list[int]
+    data_ids: list[str]
+    image_names: list[str]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -104,4 +108,6 @@ def collate(samples: Sequence[ShardSample], k: int) -> QueryBatch:
         reference_box_unit=boxes,
         widths=[sample.image.width for sample in samples],
         heights=[sample.image.height for sample in samples],
+        data_ids=[sample.data_id for sample in samples],
+        image_names=[sample.image_name for sample in samples],
     )

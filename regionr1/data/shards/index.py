@@ -23,7 +23,7 @@ from regionr1.errors import UserError
 from regionr1.files import file_sha256, write_text, write_whole
 
 FORMAT = "regionr1-shards"
-VERSION = 1
+VERSION = 2
 _OPTIONAL = ("groups", "examples", "scorers", "embeddings", "main")
 # No other folder, and nothing for a shell.
 _SHARD_NAME = re.compile(r"[a-z]+-[0-9]{6,}\.tar")

@@ -42,6 +42,9 @@ class ShardSample:
         full: (D,) float32, unit norm, the embedding of the full query image.
         reference_box_px: xyxy in pixels of ``image``, or None.
         subset: Part of the split that is reported apart; empty where there are no parts.
+        data_id: What result files of others, or your own file, call the query; empty where they do
+            not know it.
+        image_name: Where the query image lies, relative to the data folder.
     """
 
     key: str
@@ -58,6 +61,8 @@ class ShardSample:
     full: np.ndarray
     reference_box_px: Box | None
     subset: str = ""
+    data_id: str = ""
+    image_name: str = ""
 
     @property
     def groups(self) -> dict[str, str]:
@@ -79,6 +84,8 @@ def pack_sample(sample: ShardSample, image_extension: str, image_bytes: bytes) -
         "question_type": sample.question_type,
         "source": sample.source,
         "subset": sample.subset,
+        "data_id": sample.data_id,
+        "image": sample.image_name,
         "reference_box_px": sample.reference_box_px,
         "width": width,
         "height": height,
@@ -134,6 +141,8 @@ def unpack_sample(raw: dict[str, Any], where: str) -> ShardSample:
             full=full,
             reference_box_px=None if box is None else (box[0], box[1], box[2], box[3]),
             subset=record.get("subset", ""),
+            data_id=record["data_id"],
+            image_name=record["image"],
         )
     except KeyError as error:
         raise UserError(

@@ -185,7 +185,7 @@ def test_damaged_index(files) -> None:
     path = out / "val.index.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps({**record, "version": 99}))
-    with pytest.raises(UserError, match="not regionr1-shards version 1"):
+    with pytest.raises(UserError, match="not regionr1-shards version 2"):
         load_index(out, "val")
     path.write_text(path.read_text()[:100])
     with pytest.raises(UserError, match="damaged index"):
