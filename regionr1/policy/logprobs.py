@@ -179,13 +179,16 @@ def _dense(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Score what `_two_pass` scores with a prompt in every row and nothing cached."""
     width = prompt.mask.shape[1]
-    hidden = _dense_hidden(model, prompt, ids, keep, query)[:, width - 1 : -1]
-    # the decision: the shared start of the answers as a completion of its own
-    shared = torch.tensor(tokens.shared, dtype=torch.long, device=ids.device)
-    start = shared.expand(len(prompt.mask), -1)
-    each = torch.arange(len(prompt.mask), device=ids.device)
-    last = _dense_hidden(model, prompt, start, torch.ones_like(start, dtype=torch.bool), each)
-    return hidden, *decision_from_hidden(model, last[:, width - 1 :], tokens)
+    whole = _dense_hidden(model, prompt, ids, keep, query)[:, width - 1 :]
+    group = len(query) // len(prompt.mask)
+    last = whole[::group, :1]  # of each prompt, as its first completion's row has it
+    if tokens.shared:  # the decision comes after them: one more row per query
+        shared = torch.tensor(tokens.shared, dtype=torch.long, device=ids.device)
+        start = shared.expand(len(prompt.mask), -1)
+        each = torch.arange(len(prompt.mask), device=ids.device)
+        there = torch.ones_like(start, dtype=torch.bool)
+        last = _dense_hidden(model, prompt, start, there, each)[:, width - 1 :]
+    return whole[:, :-1], *decision_from_hidden(model, last, tokens)
 
 
 def _dense_hidden(

@@ -3,10 +3,10 @@
 import ctypes
 import gc
 import platform
+import resource
 import threading
-import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from regionr1.policy.crop_policy import CropPolicy
 from regionr1.scorers.reranker import RewardReranker
@@ -30,15 +31,18 @@ class Cost:
     Attributes:
         steps: How many.
         seconds: Wall time by stage.
-        processor_s: Time on the CPU's cores, all threads together: what other programs on the same
-            machine hardly change.
+        user_s: Time on the CPU's cores, all threads together, of the program itself.
+        system_s: The same, of the operating system on its behalf: mapping memory, above all.
+        page_faults: How often the program touched memory that was not there yet.
         passed: Images and tokens through each model.
         peak_bytes: Most memory above what was in use before.
     """
 
     steps: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    processor_s: float = 0.0
+    user_s: float = 0.0
+    system_s: float = 0.0
+    page_faults: int = 0
     passed: Counter[str] = field(default_factory=Counter)
     peak_bytes: int = 0
 
@@ -47,18 +51,53 @@ class Cost:
         """Seconds of a step."""
         return sum(self.seconds.values()) / self.steps
 
+    @property
+    def processor_s(self) -> float:
+        """Processor time of a step, which other programs on the machine hardly change."""
+        return (self.user_s + self.system_s) / self.steps
+
+
+def total(costs: Iterable[Cost]) -> Cost:
+    """What several steps cost together; the peak is the highest."""
+    whole = Cost()
+    for cost in costs:
+        whole.steps += cost.steps
+        for stage, seconds in cost.seconds.items():
+            whole.seconds[stage] += seconds
+        whole.user_s += cost.user_s
+        whole.system_s += cost.system_s
+        whole.page_faults += cost.page_faults
+        whole.passed += cost.passed
+        whole.peak_bytes = max(whole.peak_bytes, cost.peak_bytes)
+    return whole
+
 
 def measure(
-    step: Callable[[], Any], policy: CropPolicy, reranker: RewardReranker | None, into: Cost
+    step: Callable[[], Any],
+    policy: CropPolicy,
+    reranker: RewardReranker | None,
+    into: Cost,
+    base: PreTrainedModel | None = None,
 ) -> None:
-    """Takes a step and adds up what it costs."""
+    """Takes a step and adds up what it costs.
+
+    Args:
+        step: What to measure.
+        policy: Its `stage` is the step's clock.
+        reranker: Whose images are counted.
+        into: What the step is added to.
+        base: The transformers model that the step runs; None for the policy's own.
+    """
     profiler = StageProfiler()
     policy.stage = profiler.profile
-    with _count(policy, reranker, into.passed), _peak(into):
-        begin = time.process_time()
+    with _count(policy, base or policy.base, reranker, into.passed), _peak(into):
+        before = resource.getrusage(resource.RUSAGE_SELF)
         with profiler.profile("run_training_batch"):
             step()
-        into.processor_s += time.process_time() - begin
+        after = resource.getrusage(resource.RUSAGE_SELF)
+    into.user_s += after.ru_utime - before.ru_utime
+    into.system_s += after.ru_stime - before.ru_stime
+    into.page_faults += after.ru_minflt - before.ru_minflt
     into.steps += 1
     for stage, seconds in profiler.seconds.items():
         into.seconds["loss and the rest" if stage == "Lightning" else stage] += seconds
@@ -66,7 +105,10 @@ def measure(
 
 @contextmanager
 def _count(
-    policy: CropPolicy, reranker: RewardReranker | None, passed: Counter[str]
+    policy: CropPolicy,
+    base: PreTrainedModel,
+    reranker: RewardReranker | None,
+    passed: Counter[str],
 ) -> Iterator[None]:
     def vision(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         grid = kwargs.get("grid_thw", args[1] if len(args) > 1 else None)
@@ -78,8 +120,8 @@ def _count(
         passed["passes of the language model"] += 1
 
     hooks = [
-        policy.base.model.visual.register_forward_pre_hook(vision, with_kwargs=True),
-        policy.base.model.language_model.register_forward_pre_hook(language, with_kwargs=True),
+        base.model.visual.register_forward_pre_hook(vision, with_kwargs=True),
+        base.model.language_model.register_forward_pre_hook(language, with_kwargs=True),
     ]
     compiled = policy.compiled
     if policy.compile_decode:  # what is compiled runs no hooks

@@ -2,7 +2,8 @@
 
 import argparse
 import copy
-from collections.abc import Iterable
+import statistics
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -13,9 +14,10 @@ from regionr1.policy.crop_policy import CropPolicy
 from regionr1.scorers.reranker import RewardReranker
 from regionr1.speed.floor import step_floor
 from regionr1.speed.inference import inference
-from regionr1.speed.measure import Cost, machine_speed, measure
+from regionr1.speed.measure import Cost, machine_speed, measure, total
 from regionr1.speed.shapes import SHAPES, build_shape
 from regionr1.speed.steps import Stepper
+from regionr1.speed.trl_step import TrlStep
 from regionr1.speed.work import SIDE_PX, make_work
 
 GROWING = ("group", "candidates", "text", "image", "queries")
@@ -58,7 +60,7 @@ def run(args: argparse.Namespace, folder: Path) -> None:
         return
     settings = list(_variations(args))
     for chosen in settings:
-        _compare(chosen, policy, device, brief=len(settings) > 1)
+        _compare(chosen, folder, policy, device, brief=len(settings) > 1)
 
 
 def _variations(args: argparse.Namespace) -> Iterable[argparse.Namespace]:
@@ -75,7 +77,7 @@ def _variations(args: argparse.Namespace) -> Iterable[argparse.Namespace]:
 
 
 def _compare(
-    args: argparse.Namespace, policy: CropPolicy, device: torch.device, brief: bool
+    args: argparse.Namespace, folder: Path, policy: CropPolicy, device: torch.device, brief: bool
 ) -> None:
     reranker = RewardReranker("builtin").to(device) if args.reward == "scorer" else None
     if reranker is not None:
@@ -88,36 +90,40 @@ def _compare(
     objective = Objective(
         decision=args.decision, kl_weight=args.kl, max_completion_length=policy.max_new_tokens
     )
-    stepper = Stepper(policy, reranker, work, args.group, objective)
-    ways = {"ours": stepper.ours} | ({} if args.skip_dense else {"dense": stepper.dense})
     with torch.no_grad():  # how long are prompt and answer?
         drawn = policy.sample(work.batch.images[:1], work.batch.questions[:1], 2,
                               torch.ones(1, 2, dtype=torch.long))  # fmt: skip
     prompt, answer = drawn.prompt.mask.shape[1], int(drawn.mask.sum(-1).max())
     choices = int(drawn.chosen.sum(-1).max())
     if args.grammar:
-        work.completion = answer  # the dense way samples as many tokens
-    costs = {name: Cost() for name in ways}
+        work.completion = answer  # the others sample as many tokens
+    stepper = Stepper(policy, reranker, work, args.group, objective)
+    ways: dict[str, Callable[[], None]] = {"ours": stepper.ours}
+    if "dense" in args.against:
+        ways["dense"] = stepper.dense
+    if "trl" in args.against:
+        ways["TRL"] = trl = TrlStep(folder, policy, work, args.group, args.kl)
+    costs: dict[str, list[Cost]] = {name: [] for name in ways}
     for turn in range(args.rounds + 1):
         for name, step in ways.items():
             torch.manual_seed(turn)
-            measure(step, policy, reranker, Cost() if turn == 0 else costs[name])  # 0 warms up
+            cost = Cost()
+            measure(step, policy, reranker, cost, trl.base if name == "TRL" else None)
+            costs[name] += [cost] if turn else []  # the first warms up
     head = (
         f"B={args.queries} G={args.group} K={args.candidates} prompt={prompt} tokens "
         f"completion={answer} tokens, {choices} of them choices (the decision is one)"
     )
     if brief:
-        shown = (f"{n} {c.step_s:.3f} s, on the processor {c.processor_s / c.steps:.3f} s, "
-                 f"{c.passed['images through the scorer'] / c.steps:.0f} images scored"
-                 for n, c in costs.items())  # fmt: skip
-        print(f"{head}: {'; '.join(shown)}")
+        for name, found in costs.items():
+            print(f"{head}: {name} {_brief(total(found))}")
         return
     print(f"\n{head}; KL weight {args.kl}; {args.rounds} timed steps of each way, in turns")
     flop_s, bytes_s = machine_speed(device, policy.base.lm_head.weight.dtype)
     print(f"this machine now: {flop_s / 1e9:.0f} GFLOP/s, {bytes_s / 1e9:.1f} GB/s")
     images = (args.image // SIDE_PX) ** 2
-    for name, cost in costs.items():
-        dense = name == "dense"
+    for name, found in costs.items():
+        cost, dense = total(found), name != "ours"
         floor = step_floor(
             policy, args.queries, args.group, prompt, images, answer,
             answer if dense else choices, dense, args.kl > 0,
@@ -126,24 +132,37 @@ def _compare(
         least = floor.seconds(flop_s, bytes_s)
         print(f"  floor: {floor.flop / 1e9:.0f} GFLOP and {floor.bytes / 1e9:.2f} GB of weights, "
               f"{least:.3f} s here; measured {cost.step_s:.3f} s")  # fmt: skip
-    if not args.skip_dense:
-        ratio = costs["dense"].step_s / costs["ours"].step_s
-        busy = costs["dense"].processor_s / costs["ours"].processor_s
-        print(
-            f"\nours is {ratio:.1f} times faster per step, and {busy:.1f} times in processor time"
-        )
+    for name in [*ways][1:]:
+        pairs = [*zip(costs[name], costs["ours"], strict=True)]
+        print(f"\n{name} / ours: {_ratio([a.processor_s / b.processor_s for a, b in pairs])} in "
+              f"processor time, {_ratio([a.step_s / b.step_s for a, b in pairs])} in seconds, pair "
+              "by pair")  # fmt: skip
+    if "trl" in args.against:
+        print(f"log-probabilities of TRL's answers, ours against TRL's: {trl.gap():.1e} apart")
     if not args.skip_gap:
         loss, grad = stepper.gap()
         print(f"same rollouts, {args.path} against dense: loss {loss:.1e} and gradients {grad:.1e} "
               "apart, relative")  # fmt: skip
 
 
+def _brief(cost: Cost) -> str:
+    passed = ", ".join(f"{number / cost.steps:,.0f} {what}" for what, number in cost.passed.items())
+    return (f"{cost.step_s:.3f} s, on the processor {cost.processor_s:.3f} s; "
+            f"{cost.peak_bytes / 1e6:,.0f} MB above rest; {passed}")  # fmt: skip
+
+
+def _ratio(pairs: list[float]) -> str:
+    middle = f"{statistics.median(pairs):.2f} times"
+    return middle if len(pairs) == 1 else f"{middle} ({min(pairs):.2f} to {max(pairs):.2f})"
+
+
 def _table(name: str, cost: Cost) -> None:
-    total = sum(cost.seconds.values())
-    print(f"\n{name}: {cost.step_s:.3f} s a step, {cost.processor_s / cost.steps:.3f} s of them "
-          "on the processor")  # fmt: skip
-    for stage, seconds in sorted(cost.seconds.items(), key=lambda item: -item[1]):
-        print(f"  {stage:<20} {seconds / cost.steps:8.3f} s  {seconds / total:6.1%}")
+    seconds = sum(cost.seconds.values())
+    system, faults = cost.system_s / cost.steps, cost.page_faults / cost.steps
+    print(f"\n{name}: {cost.step_s:.3f} s a step; on the processor {cost.processor_s:.3f} s, of "
+          f"these {system:.3f} s the system's, with {faults:,.0f} page faults")  # fmt: skip
+    for stage, spent in sorted(cost.seconds.items(), key=lambda item: -item[1]):
+        print(f"  {stage:<20} {spent / cost.steps:8.3f} s  {spent / seconds:6.1%}")
     for what, number in cost.passed.items():
-        print(f"  {what}: {number / cost.steps:.0f}")
-    print(f"  peak memory above rest: {cost.peak_bytes / 1e6:.0f} MB")
+        print(f"  {what}: {number / cost.steps:,.0f}")
+    print(f"  peak memory above rest: {cost.peak_bytes / 1e6:,.0f} MB")

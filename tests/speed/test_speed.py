@@ -4,6 +4,8 @@ import argparse
 import re
 import subprocess
 import sys
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,10 +18,11 @@ from regionr1.errors import UserError
 from regionr1.policy.crop_policy import CropPolicy
 from regionr1.scorers.reranker import RewardReranker
 from regionr1.speed.floor import step_floor
-from regionr1.speed.measure import Cost, measure
+from regionr1.speed.measure import Cost, measure, total
 from regionr1.speed.report import _variations
 from regionr1.speed.shapes import SHAPES, build_shape, shape_config
 from regionr1.speed.steps import Stepper
+from regionr1.speed.trl_step import TrlStep
 from regionr1.speed.work import make_work
 
 B, G, K = 2, 4, 5
@@ -27,10 +30,15 @@ KL = Objective(decision="exact", kl_weight=0.1)
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory) -> CropPolicy:
+def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("shape")
     torch.manual_seed(0)
     build_shape(folder, SHAPES["tiny"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def policy(folder) -> CropPolicy:
     return CropPolicy(str(folder), max_new_tokens=40, grammar=True)
 
 
@@ -59,11 +67,49 @@ def test_dense_repeats_everything(policy) -> None:
     assert passed["images through the vision tower"] == 3 * B * G  # generation, loss, reference
     assert passed["images through the scorer"] == B * G * 2 * (1 + K)
     ours = cost_of(policy, "ours").passed
+    prompt = policy.encode(make_work(B, 112, 20, K, 8, 27).batch.images, ["a" * 20] * B).mask
+    # P and T - 1 in generation, P + T in the reference and in the loss pass; nothing a second time
+    tokens = B * G * (3 * prompt.shape[1] + 3 * 27 - 1)
+    assert passed["tokens through the language model"] == tokens
     assert passed["passes of the language model"] > ours["passes of the language model"] + 10
+
+
+def test_trl_takes_the_same_step(policy, folder) -> None:
+    pytest.importorskip("trl", reason="comes with the extra `trl`")
+    work, cost = make_work(B, 112, 20, K, 8, 27), Cost()
+    before = {name: p.detach().clone() for name, p in policy.named_parameters()}
+    step = TrlStep(folder, policy, work, G, kl_weight=0.1)
+    measure(step, policy, None, cost, step.base)
+    dense = cost_of(policy, "dense").passed
+    for what in ("images through the vision tower", "tokens through the language model"):
+        assert cost.passed[what] == dense[what], what
+    assert {"generation", "reference", "logprobs", "backward"} <= set(cost.seconds)
+    assert step.gap() < 1e-5
+    for name, parameter in policy.named_parameters():  # shared, and left as they were
+        assert torch.equal(parameter, before[name]), name
+    with torch.no_grad():
+        next(p for n, p in policy.named_parameters() if "lora_B" in n).add_(0.01)
+    assert step.gap() < 1e-5, "one set of weights"
+
+
+def test_without_trl_the_error_names_the_extra(policy, folder, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "trl", None)
+    with pytest.raises(UserError, match="scripts/install trl"):
+        TrlStep(folder, policy, make_work(B, 112, 20, K, 8, 27), G, 0.1)
+
+
+def test_costs_add_up() -> None:
+    def one(s: float, peak: int) -> Cost:
+        return Cost(1, {"decode": s}, s, s / 2, 3, Counter(images=2), peak)
+
+    whole = total([one(1.0, 9), one(3.0, 5)])
+    assert (whole.steps, whole.step_s, whole.processor_s) == (2, 2.0, 3.0)
+    assert (whole.passed["images"], whole.page_faults, whole.peak_bytes) == (4, 6, 9)
 
 
 def test_costs_are_booked_once(policy) -> None:
     cost = cost_of(policy, "ours")
+    assert 0 < cost.processor_s and 0 <= cost.system_s and 0 < cost.page_faults
     assert {"vision", "prefill", "decode", "reference", "backward", "crop + encode"} <= set(
         cost.seconds
     )
@@ -119,4 +165,5 @@ def test_the_command(options) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert re.search(r"ours is \d+\.\d times faster", done.stdout)
+    said = r"ours is \d+\.\d times faster" if "--inference" in options else r"dense / ours: \d+\.\d"
+    assert re.search(said, done.stdout)
