@@ -89,7 +89,8 @@ class TinyModule(LightningModule):
             )
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> list[Prediction]:
-        return [Prediction(f"q{batch_idx}", "Which?", "FULL", None, ["a"], ["a"], [0.5], 0.9, 0.9)]
+        query = (f"q{batch_idx}", f"E-VQA_{batch_idx}", "a.png", "Which?", ["a"], (40, 30))
+        return [Prediction(*query, "FULL", None, 0.9, 0.9, ["a"], [0.5], ["a"], [0.5])]
 
     def configure_optimizers(self) -> Any:
         return self.optimizer([p for p in self.parameters() if p.requires_grad])

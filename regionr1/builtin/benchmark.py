@@ -203,4 +203,3 @@ def _write_query(
             strict=True,
         )
     )  # fmt: skip
-

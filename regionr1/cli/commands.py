@@ -49,7 +49,7 @@ VERBS = {
     "fit": "train the crop policy with r-GRPO",
     "validate": "evaluate on the validation split",
     "test": "evaluate on the test split: table of all methods, in MLflow too",
-    "predict": "write decision, box and new ranking of each test query as JSON Lines",
+    "predict": "write decision, box and new ranking of each test query, or a result file",
 }
 """The four of Lightning, which has a command line of its own."""
 

@@ -1,6 +1,7 @@
 """The four verbs of Lightning, with our classes, MLflow on sqlite and errors of one sentence."""
 
 import logging
+import re
 import sys
 import tempfile
 import warnings
@@ -104,6 +105,8 @@ def run(
         UserError: If the options, a config file, the checkpoint or the data are bad.
     """
     quiet_lightning()
+    if args[0] == "predict":
+        args = [re.sub(r"^--format(?==|$)", "--predictions.format", arg) for arg in args]
     if model_class is None:
         from regionr1.training.rgrpo import RGRPO
 

@@ -128,23 +128,26 @@ class Evaluator:
         p_full, p_full_warm_start = chosen.p_full.tolist(), warm_start.tolist()
         found = []
         for b, key in enumerate(batch.keys):
-            ranking = chosen.rankings[b]
-            best: dict[str, float] = {}  # an entity scores as its best picture
-            for entity, score in zip(
-                batch.candidate_ids[b], chosen.scores[b].tolist(), strict=False
-            ):
-                best[entity] = max(score, best.get(entity, score))
+            ranking, by_full = chosen.rankings[b], full.rankings[b]
+            assert by_full is not None  # of INVALID answers alone
             found.append(
                 Prediction(
                     key=key,
+                    data_id=batch.data_ids[b] or None,
+                    image=batch.image_names[b],
                     question=batch.questions[b],
+                    gold_ids=batch.gold_ids[b],
+                    size=(batch.widths[b], batch.heights[b]),
                     decision=chosen.decisions[b].name,
                     box_px=chosen.crops_px[b],
-                    ranking_full=full.rankings[b] or [],
-                    ranking=ranking,
-                    scores=None if ranking is None else [best[entity] for entity in ranking],
                     p_full=p_full[b],
                     p_full_warm_start=p_full_warm_start[b],
+                    ranking_full=by_full,
+                    scores_full=_scores_of(by_full, batch.candidate_ids[b], full.scores[b]),
+                    ranking=ranking,
+                    scores=None
+                    if ranking is None
+                    else _scores_of(ranking, batch.candidate_ids[b], chosen.scores[b]),
                 )
             )
         return found
@@ -222,6 +225,14 @@ def random_box(key: str, sides: tuple[float, float] | None = None) -> BoxUnit:
     w, h = sides or drawn
     x, y = torch.rand(2, generator=generator).tolist()
     return x * (1 - w), y * (1 - h), x * (1 - w) + w, y * (1 - h) + h
+
+
+def _scores_of(ranking: Sequence[str], entities: Sequence[str], scores: Tensor) -> list[float]:
+    """The score of each entry of a ranking; an entity scores as its best picture."""
+    best: dict[str, float] = {}
+    for entity, score in zip(entities, scores.tolist(), strict=False):  # scores are padded
+        best[entity] = max(score, best.get(entity, score))
+    return [best[entity] for entity in ranking]
 
 
 def _sides(crop: BoxPx, width: int, height: int) -> tuple[float, float]:

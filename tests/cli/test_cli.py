@@ -164,6 +164,11 @@ def test_fit_resume_test_predict_are_one_run(config: Path, workspace: Path, caps
     run("predict", "--resume", "last", "--predictions.path", "out/p.jsonl")
     lines = (workspace / "out" / "p.jsonl").read_text().splitlines()
     assert [json.loads(line)["key"] for line in lines] == ["q0", "q1"]
+    run("predict", "--resume", "last", "--format", "trec", "--predictions.path", "out/p.trec")
+    assert sorted(path.name for path in (workspace / "out").iterdir()) == [
+        *("p.jsonl", "p.trec", "p.trec.qrels")
+    ]
+    assert (workspace / "out" / "p.trec").read_text().startswith("E-VQA_0 Q0 a 1 0.5 regionr1\n")
 
     again = workspace / "again.yaml"
     again.write_text((artifacts / "config.yaml").read_text())

@@ -120,6 +120,9 @@ def test_from_nothing_to_predictions(workspace, tiny_policy, capsys) -> None:
         assert record["decision"] in ("FULL", "REGION", "INVALID")
         assert (record["ranking"] is None) == (record["decision"] == "INVALID")
         assert len(set(record["ranking_full"])) == len(record["ranking_full"]) > 1
+        assert record["data_id"].startswith("E-VQA_") and record["gold_ids"]
+        with Image.open(Path("raw") / record["image"]) as image:
+            assert list(image.size) == record["size"]
     assert len(runs(workspace)[1]) == 1, "every verb went on with the one run"
 
 

@@ -1,44 +1,45 @@
-"""`regionr1 predict` writes one JSONL file, whatever the number of processes."""
+"""`regionr1 predict` writes one file, whatever the number of processes, line by line."""
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from regionr1.errors import UserError
-from regionr1.evaluation.predictions import Prediction, write_predictions
-from regionr1.files import write_text
+from regionr1.evaluation.predictions import Prediction, PredictionWriter
+from regionr1.evaluation.result_files import ResultFormat, write_results
+
+ENDINGS = {"jsonl": "jsonl", "trec": "trec"}
 
 
 class PredictionFile(Callback):
-    """Collects what predict_step returns and writes it when all queries are done.
+    """Writes what predict_step returns as it comes; a batch returns a list of Prediction.
 
-    A batch returns a list of Prediction.
+    Lines are in `PATH.partial` until all are there.
 
     Args:
-        path: The file to write.
+        path: The file to write; None for `predictions.jsonl`, `.json` or `.trec`.
+        format: `jsonl`: all that is known of each query. `echosight`, `omgm`: result files of these
+            systems with the new order. `trec`: a run file, and `PATH.qrels` beside it.
     """
 
-    def __init__(self, path: str = "predictions.jsonl") -> None:
-        self.path = Path(path)
-        self.predictions: list[Prediction] = []
+    def __init__(self, path: str | None = None, format: ResultFormat = "jsonl") -> None:
+        self.path = Path(path or f"predictions.{ENDINGS.get(format, 'json')}")
+        self.format: ResultFormat = format
+        self.writer: PredictionWriter | None = None
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts empty, and finds out whether the file can be written before hours go into it.
+        """Opens the file, so that one that cannot be written is found before hours go into it.
 
         Raises:
-            UserError: If it cannot.
+            UserError: It cannot.
         """
-        self.predictions = []
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.path.parent):
-                pass
-        except OSError as error:
-            raise UserError(
-                f"predictions.path {self.path} cannot be written ({error.strerror}); name another"
-            ) from error
+        self.writer = PredictionWriter(self._lines(trainer.global_rank, trainer.world_size))
+
+    def _lines(self, rank: int, world_size: int) -> Path:
+        """Where a process writes its lines: the file itself, unless it is joined or rewritten."""
+        if world_size == 1 and self.format == "jsonl":
+            return self.path
+        return self.path.with_name(f"{self.path.name}.rank{rank}")
 
     def on_predict_batch_end(
         self,
@@ -49,25 +50,32 @@ class PredictionFile(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keeps the records, which are small; images are not among them."""
-        self.predictions.extend(outputs)
+        """Writes the batch's lines."""
+        assert self.writer is not None
+        self.writer.write(outputs)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the file; with several processes each writes a part and rank 0 joins them."""
-        if trainer.world_size == 1:
-            count = write_predictions(self.path, self.predictions)
-        else:
-            parts = [
-                self.path.with_name(f".{self.path.name}.rank{rank}")
-                for rank in range(trainer.world_size)
-            ]
-            write_predictions(parts[trainer.global_rank], self.predictions)
+        """Ends the file; the first process joins what several wrote, and rewrites it if asked."""
+        assert self.writer is not None
+        self.writer.finish()
+        if trainer.world_size > 1:
             trainer.strategy.barrier("predictions")
-            if not trainer.is_global_zero:
-                return
-            lines = [part.read_text(encoding="utf-8") for part in parts]
-            count = sum(text.count("\n") for text in lines)
-            write_text(self.path, "".join(lines), mend="name another predictions.path")
+        if not trainer.is_global_zero:
+            return
+        parts = [self._lines(rank, trainer.world_size) for rank in range(trainer.world_size)]
+        count, notes = self.writer.count, []
+        if parts != [self.path]:
+            count, notes = write_results(parts, self.path, self.format)
             for part in parts:
                 part.unlink()
         print(f"wrote {count} predictions to {self.path}")
+        for note in notes:
+            print(note)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Says what there is of a file that was not finished."""
+        if self.writer is not None and self.writer.partial.exists():
+            self.writer.close()
+            print(f"{self.writer.count} predictions so far are in {self.writer.partial}")
