@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -46,6 +46,7 @@ _RELEASE_FLOOR = -0.05
 
 Variant = Literal["own", "paper", "release"]
 Positive = Literal["mean", "max"]
+Labels = Literal["given", "vote"]
 
 
 class _Meaning(NamedTuple):
@@ -82,6 +83,12 @@ class RewardWeights:
         positive: The margin's reading of several positives, `own` only: the `mean` of their
             scores, if left out, or the highest (`max`). `paper` says the highest, `release` the
             mean.
+        labels: Who says which candidates are positives: the data (`given`), or a `vote` of the
+            query's own views, which reads no label (`regionr1/algorithm/vote.py`). Rewards then
+            count by the winner's share of the votes.
+        vote_temperature: Of the votes, in cosines; the smaller, the more the clearest view decides.
+        vote_share: Least share of the votes; a query whose winner has less is skipped: whatever is
+            answered to it earns 0.
     """
 
     mrr: float = 0.2
@@ -93,6 +100,9 @@ class RewardWeights:
     invalid: float = 1.0
     variant: Variant = "own"
     positive: Positive | None = None
+    labels: Labels = "given"
+    vote_temperature: float = 0.05
+    vote_share: float = 0.3
 
     def __post_init__(self) -> None:
         if self.variant not in _VARIANTS or self.positive not in (None, "mean", "max"):
@@ -108,6 +118,13 @@ class RewardWeights:
                     f"Reward: variant {self.variant!r} fixes {name} to {fixed!r}, got {own!r}: "
                     "leave it out, or set variant to 'own'."
                 )
+        if self.labels not in get_args(Labels):
+            raise UserError(f"model.reward.labels is {self.labels!r}: use given or vote")
+        if not 0 < self.vote_temperature < math.inf:
+            raise UserError(f"model.reward.vote_temperature is {self.vote_temperature}: set it "
+                            "above 0")  # fmt: skip
+        if not 0 <= self.vote_share <= 1:
+            raise UserError(f"model.reward.vote_share is {self.vote_share}: set it from 0 to 1")
         numbers = (
             self.mrr, self.ndcg, self.rank, self.margin, self.right_full, self.malformed,
             self.invalid,

@@ -92,6 +92,12 @@ def scorer_metrics(views: EncodedCrops) -> dict[str, Tensor]:
     }
 
 
+def vote_metrics(confidence: Tensor, least: float) -> dict[str, Tensor]:
+    """How sure the vote was that rewards rested on, and the share of queries that it skipped."""
+    skipped = (confidence < least).float().mean()
+    return {"vote/confidence": confidence.mean(), "vote/skipped": skipped}
+
+
 class ViewMetrics(nn.Module):
     """Validation metrics of the policy's views, right across batches and ranks.
 

@@ -13,6 +13,7 @@ from regionr1.algorithm.answers import NO_AREA, Decision
 from regionr1.algorithm.boxes import CropPrior
 from regionr1.algorithm.objective import Group
 from regionr1.algorithm.rewards import RewardWeights, reward_parts, total
+from regionr1.algorithm.vote import by_confidence, entity_numbers, vote
 from regionr1.data.shards.batch import QueryBatch
 from regionr1.policy.crops import crop_rectangles
 from regionr1.policy.rollout import Rollouts
@@ -31,6 +32,7 @@ class Earnings(NamedTuple):
         full: (B,) what FULL would earn.
         invalid: (B,) what an answer that cannot be read would earn.
         views: The crops, embedded.
+        confidence: (B,) of the vote, where the rewards rest on one.
     """
 
     rewards: Tensor
@@ -38,6 +40,7 @@ class Earnings(NamedTuple):
     full: Tensor
     invalid: Tensor
     views: EncodedCrops
+    confidence: Tensor | None = None
 
 
 def as_group(
@@ -98,16 +101,29 @@ def earn(
     sizes = torch.tensor([batch.heights, batch.widths], device=device).T
     with stage("reward"):
         full = reranker.scores(batch.full_embedding[:, None], batch.candidates)[:, 0]
+        scores = reranker.scores(pad(views.embeddings.to(device), more), batch.candidates)
+        labels, confidence = batch.labels, None
+        if weights.labels == "vote":
+            labels, confidence = vote(
+                full,
+                scores[:, :group],
+                decision == Decision.REGION,
+                entity_numbers(batch.candidate_ids, full.shape[1]).to(device),
+                weights.vote_temperature,
+            )
         parts = reward_parts(
             torch.cat([decision, known], dim=1),
-            reranker.scores(pad(views.embeddings.to(device), more), batch.candidates),
+            scores,
             full,
-            batch.labels,
+            labels,
             batch.valid,
             prior.penalty(boxes, sizes).masked_fill(thin_box, 1.0),
             prior.bonus(step),
             weights,
         )
+        if confidence is not None:
+            parts = by_confidence(parts, confidence, weights.vote_share)
         rewards = total(parts)
     sampled = {name: part[:, :group] for name, part in parts.items()}
-    return Earnings(rewards[:, :group], sampled, rewards[:, group], rewards[:, group + 1], views)
+    full_reward, invalid = rewards[:, group], rewards[:, group + 1]
+    return Earnings(rewards[:, :group], sampled, full_reward, invalid, views, confidence)

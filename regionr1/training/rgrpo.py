@@ -252,6 +252,8 @@ class RGRPO(LightningModule):
             step.rollouts, earned.parts, earned.rewards, now.entropy, self.policy.tokens.eos
         )
         logged |= metrics.scorer_metrics(earned.views)
+        if earned.confidence is not None:
+            logged |= metrics.vote_metrics(earned.confidence, self.reward.vote_share)
         if self.objective.decision == "exact":  # rollouts of boxes alone do not tell these
             logged["decision/region_rate"] = step.rollouts.p_region.mean()
             logged["reward/full"] = earned.full.mean()
