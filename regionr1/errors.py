@@ -3,6 +3,8 @@
 Its commonest cause stands here too, and its way out of another process.
 """
 
+import re
+
 ERROR_LINE = "regionr1: error: "
 """How the line on stderr begins that ends a command."""
 
@@ -11,12 +13,21 @@ class UserError(Exception):
     """Bad input from outside. The message is one sentence: what, where, and the mend."""
 
 
-_IN_A_TRACEBACK = f"{UserError.__module__}.{UserError.__qualname__}: "
+class MachineError(UserError):
+    """The machine refused: too many open files, no permission, a full or failing disk.
+
+    What lies on the disk may be intact, so nothing is called damaged or thrown away for it.
+    """
+
+
+_IN_A_TRACEBACK = re.compile(
+    rf"{re.escape(__name__)}\.(?:{UserError.__qualname__}|{MachineError.__qualname__}): "
+)
 
 
 def sentence(error: Exception) -> str:
     """Return an error's message on one line, without the traceback of a process it came from."""
-    return " ".join(str(error).rsplit(_IN_A_TRACEBACK, 1)[-1].split())
+    return " ".join(_IN_A_TRACEBACK.split(str(error))[-1].split())
 
 
 def crossed(error: Exception) -> UserError | None:
@@ -31,7 +42,7 @@ def crossed(error: Exception) -> UserError | None:
     Returns:
         The user error with its own sentence; None when the process met something else.
     """
-    return UserError(sentence(error)) if _IN_A_TRACEBACK in str(error) else None
+    return UserError(sentence(error)) if _IN_A_TRACEBACK.search(str(error)) else None
 
 
 def at_least_one(**values: int) -> None:

@@ -1,5 +1,6 @@
 """Files that are whole or not there: the one place that writes them."""
 
+import errno
 import hashlib
 import json
 import os
@@ -9,12 +10,35 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from regionr1.errors import UserError
+from regionr1.errors import MachineError, UserError
 
 _EDGE = 1 << 20
 
 
 MEND = "make room, then run the same command again: what is whole is kept"
+
+
+_MENDS = {
+    errno.EMFILE: "raise the limit, as with `ulimit -n 4096`, and run the same command again",
+    errno.ENFILE: "end what else has files open on this machine, and run the same command again",
+    errno.EACCES: "give yourself the right to it",
+    errno.EPERM: "give yourself the right to it",
+    errno.EROFS: "copy it to where you may write, or name another folder",
+    errno.ENOSPC: MEND,
+    errno.EDQUOT: MEND,
+}
+
+
+def refused(path: object, error: OSError, what: str = "cannot be read") -> MachineError:
+    """What to raise where the machine let a file be neither read nor written.
+
+    Args:
+        path: The file.
+        error: What the machine said.
+        what: What could not be done.
+    """
+    mend = _MENDS.get(error.errno or 0, "see to the disk, then run the same command again")
+    return MachineError(f"{path}: {what} ({error.strerror or error}); {mend}.")
 
 
 @contextmanager
@@ -33,7 +57,7 @@ def whole_file(path: Path, *also: type[Exception], mend: str = MEND) -> Iterator
         The temporary name, in the same folder.
 
     Raises:
-        UserError: The disk is full or the folder cannot be written.
+        MachineError: The disk is full or the folder cannot be written.
     """
     # A name that no other process, thread or machine uses: several may write the same file.
     partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
@@ -47,7 +71,7 @@ def whole_file(path: Path, *also: type[Exception], mend: str = MEND) -> Iterator
             partial.unlink(missing_ok=True)
     except errors as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot be written ({reason}); {mend}.") from error
+        raise MachineError(f"{path}: cannot be written ({reason}); {mend}.") from error
 
 
 def replace_whole(partial: Path, path: Path) -> None:
@@ -70,7 +94,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object], mend: str = MEN
         mend: What to do when the file cannot be written.
 
     Raises:
-        UserError: The disk is full or the folder cannot be written.
+        MachineError: The disk is full or the folder cannot be written.
     """
     with whole_file(path, mend=mend) as partial, partial.open("wb") as file:
         write(file)
@@ -80,7 +104,7 @@ def write_text(path: Path, text: str, mend: str = MEND) -> None:
     """Write a UTF-8 file whole or not at all.
 
     Raises:
-        UserError: The disk is full or the folder cannot be written.
+        MachineError: The disk is full or the folder cannot be written.
     """
     write_whole(path, lambda file: file.write(text.encode()), mend)
 
@@ -89,9 +113,24 @@ def write_json(path: Path, value: object) -> None:
     """Write a JSON file whole or not at all.
 
     Raises:
-        UserError: The disk is full or the folder cannot be written.
+        MachineError: The disk is full or the folder cannot be written.
     """
     write_text(path, json.dumps(value, ensure_ascii=False))
+
+
+def parse_json(data: bytes) -> Any:
+    """Parse JSON that came from anywhere.
+
+    Raises:
+        ValueError: No JSON, not UTF-8, nested too deeply, or with halves of characters.
+    """
+    try:
+        value = json.loads(data.decode("utf-8-sig"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if b"\\ud" in data or b"\\uD" in data:  # half of a pair alone can be written nowhere
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def read_json(path: Path, mend: str) -> dict[str, Any]:
@@ -102,13 +141,15 @@ def read_json(path: Path, mend: str) -> dict[str, Any]:
         mend: What to do when it is missing.
 
     Raises:
-        UserError: Missing or damaged.
+        UserError: Missing or damaged; a MachineError where it cannot be read at all.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path}: missing; {mend}.") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise refused(path, error) from error
+    except ValueError as error:
         raise UserError(f"{path}: damaged ({error}); remove it and {mend}.") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: damaged (no JSON object); remove it and {mend}.")

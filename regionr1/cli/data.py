@@ -56,7 +56,9 @@ def describe(out: Path) -> None:
 
 
 def verify(out: str | Path, splits: tuple[str, ...] | None = None) -> None:
-    """Check every shard against its index, byte by byte, added embeddings too.
+    """Check every byte of every shard against its index, and what every sample says.
+
+    Images are decoded, embeddings of added scorers are checked too.
 
     Args:
         out: The shard folder, or where it lies: a URL, or ``pipe:COMMAND`` with {name}.

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from regionr1.errors import UserError
+from regionr1.files import refused
 
 MAX_PIXELS = 80_000_000
 """Images above this many pixels are refused: decoding one would take over 240 MB."""
@@ -44,7 +45,7 @@ def read_image_bytes(path: Path, where: str) -> bytes:
     except FileNotFoundError:
         raise UserError(f"{where}: image file {path} does not exist; restore it.") from None
     except OSError as error:
-        raise UserError(f"{where}: image file {path} cannot be read ({error.strerror}).") from error
+        raise refused(f"{where}: image file {path}", error) from error
 
 
 def open_image(source: Path | bytes, where: str, max_pixels: int = MAX_PIXELS) -> Image.Image:

@@ -2,6 +2,7 @@
 
 import gc
 import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from threading import Lock
 import numpy as np
 
 from regionr1.errors import UserError
+from regionr1.files import refused
 
 _PARSING = Lock()
 
@@ -44,8 +46,15 @@ def from_npy(data: bytes) -> np.ndarray:
     Raises:
         ValueError: The content is damaged, or holds Python objects.
     """
+    file = io.BytesIO(data)
     with _one_parse():
-        return np.load(io.BytesIO(data), allow_pickle=False)
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("not of version 1.0 of NumPy's format")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    # Compared before anything is reserved: a header may claim any size.
+    if fortran or dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data) - file.tell():
+        raise ValueError(f"an array of {shape} {dtype} in {len(data):,} bytes")
+    return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape).copy()
 
 
 def map_npy(path: Path, mend: str) -> np.ndarray:
@@ -56,10 +65,14 @@ def map_npy(path: Path, mend: str) -> np.ndarray:
         mend: What to do when it cannot be opened.
 
     Raises:
-        UserError: The file is missing or damaged.
+        UserError: The file is missing or damaged; a MachineError where it cannot be read.
     """
     try:
         with _one_parse():
             return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: missing or damaged ({error}); {mend}.") from error
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; {mend}.") from None
+    except OSError as error:
+        raise refused(path, error) from error
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path}: damaged ({error}); remove it and {mend}.") from error

@@ -34,7 +34,8 @@ def test_threads_may_read_samples(slow_collections) -> None:
     sample = ShardSample(
         key="q", image=Image.new("RGB", (2, 2)), question="?", gold_ids=["a"], cluster="a",
         question_type="", source="", candidate_ids=["a"], candidate_images=["a.png"],
-        labels=[True], candidates=np.ones((1, 3), np.float32), full=np.ones(3, np.float32),
+        labels=[True], candidates=np.eye(3, dtype=np.float32)[:1],
+        full=np.eye(3, dtype=np.float32)[0],
         reference_box_px=None, subset="", data_id="café #7", image_name="pictures/1.png",
     )  # fmt: skip
     raw = {"__key__": "q"} | pack_sample(sample, "query.png", picture.getvalue())

@@ -39,8 +39,8 @@ from regionr1.data.shards.index import (
 from regionr1.data.shards.location import Remote, as_location
 from regionr1.data.shards.samples import ShardSample, pack_embeddings, unpack_sample
 from regionr1.data.shards.stream import Slice, read_slice
-from regionr1.errors import UserError
-from regionr1.files import file_sha256, read_json, write_json
+from regionr1.errors import MachineError, UserError
+from regionr1.files import file_sha256, read_json, refused, write_json
 from regionr1.scorers.base import Scorer
 from regionr1.scorers.load import load_scorer
 
@@ -69,10 +69,7 @@ def add_scorer(options: AddScorer) -> list[ShardIndex]:
             f"{shards}: another process is adding a scorer to these shards; wait for it."
         ) from None
     except OSError as error:
-        raise UserError(
-            f"{shards}: cannot be written ({error.strerror or error}); make room, or copy the "
-            "shards to where you may write, then run the same command again."
-        ) from error
+        raise refused(shards, error, "cannot be written") from error
     return [verify_index(shards, split, fingerprint) for split in splits]
 
 
@@ -129,6 +126,8 @@ def _is_whole(shards: Path, index: ShardIndex, fingerprint: str) -> bool:
         return False
     try:
         check_shards(shards, seen.embeddings, checksums=True)
+    except MachineError:
+        raise
     except UserError:
         return False  # writing them again loses nothing
     return True
@@ -140,6 +139,8 @@ def _open_staging(staging: Path, identity: dict[str, Any]) -> None:
     try:
         if read_json(path, MEND) == json.loads(json.dumps(identity)):  # where tuples are lists
             return
+    except MachineError:  # what lies there may be whole
+        raise
     except UserError:
         pass
     shutil.rmtree(staging, ignore_errors=True)

@@ -30,8 +30,8 @@ from regionr1.data.chunks import chunks
 from regionr1.data.images import open_image
 from regionr1.data.readers.base import Source
 from regionr1.data.records import Entity, Query, SkipReport
-from regionr1.errors import UserError
-from regionr1.files import file_identity
+from regionr1.errors import MachineError, UserError
+from regionr1.files import file_identity, refused
 
 if TYPE_CHECKING:
     from regionr1.scorers.base import Scorer
@@ -131,7 +131,7 @@ def embed_kb(
                     folder, items, embed, options.part_size, dtype, share, bar.update
                 )
         except OSError as error:
-            raise UserError(f"{folder}: cannot be written ({error.strerror}).") from error
+            raise refused(folder, error, "cannot be written") from error
 
     def complete() -> None:
         def entities() -> Iterator[str]:
@@ -277,6 +277,8 @@ def _embed_part(
     def decode(item: Item) -> Image.Image | UserError:
         try:
             return open_image(item.path, where(item))
+        except MachineError:  # says nothing about the image
+            raise
         except UserError as error:
             return error
 

@@ -26,7 +26,8 @@ from regionr1.data.build.store_writer import planned_items
 from regionr1.data.build.write import built_from, is_current, pool_request, shards_from_work
 from regionr1.data.records import SkipReport
 from regionr1.data.shards.index import ShardIndex, index_path, verify_index
-from regionr1.errors import UserError, at_least_one
+from regionr1.errors import at_least_one
+from regionr1.files import refused
 
 
 def build_shards(options: Prepare) -> list[ShardIndex]:
@@ -113,7 +114,7 @@ def _work_folder(options: Prepare) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(mkdtemp(prefix=f".{out.name}.work-", dir=out.parent))
     except OSError as error:
-        raise UserError(f"{out}: cannot be created ({error.strerror}).") from error
+        raise refused(out, error, "cannot be created") from error
     try:
         yield temporary
     finally:

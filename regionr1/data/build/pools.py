@@ -16,7 +16,7 @@ from regionr1.data.chunks import chunks
 from regionr1.data.npy import map_npy
 from regionr1.data.records import SkipReport
 from regionr1.errors import UserError
-from regionr1.files import read_json, whole_file, write_json, write_whole
+from regionr1.files import read_json, refused, whole_file, write_json, write_whole
 
 INDEX_MEND = "build it with `regionr1 data index`"
 POOL_MEND = "make it with `regionr1 data pool`"
@@ -86,10 +86,7 @@ def open_index(kb: EmbeddingStore, work: Path) -> Any:
     header = read_json(work / "index.json", INDEX_MEND)
     if header.get("store") != kb.digest:
         raise UserError(f"{work / 'index.json'}: is the index of other embeddings; {INDEX_MEND}.")
-    try:
-        index = faiss.read_index(str(work / "index.faiss"))
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"{work / 'index.faiss'}: missing or damaged; {INDEX_MEND}.") from error
+    index = read_faiss(work / "index.faiss", INDEX_MEND)
     if (index.ntotal, index.d) != (len(kb), kb.dim):
         raise UserError(
             f"{work / 'index.faiss'}: holds {index.ntotal} vectors of {index.d} numbers where the "
@@ -98,6 +95,23 @@ def open_index(kb: EmbeddingStore, work: Path) -> Any:
     if isinstance(index, faiss.IndexIVF):
         index.nprobe = min(NPROBE, index.nlist)
     return index
+
+
+def read_faiss(path: Path, mend: str, flags: int = 0) -> Any:
+    """Read a FAISS index.
+
+    Raises:
+        UserError: Missing or damaged; a MachineError where it cannot be read at all.
+    """
+    try:
+        path.open("rb").close()  # FAISS tells what the machine says as it tells of damage
+        return faiss.read_index(str(path), flags)
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; {mend}.") from None
+    except OSError as error:
+        raise refused(path, error) from error
+    except (RuntimeError, MemoryError) as error:  # lengths in a damaged file may be anything
+        raise UserError(f"{path}: damaged, or no FAISS index; {mend}.") from error
 
 
 def open_index_kind(work: Path) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from regionr1.data.build.pools import NO_ROW, Pools, refuse_other_scorer, write_pools
+from regionr1.data.build.pools import NO_ROW, Pools, read_faiss, refuse_other_scorer, write_pools
 from regionr1.data.build.safe_pickle import load_int_list
 from regionr1.data.build.store import EmbeddingStore
 from regionr1.data.readers.json_object import scan_object
@@ -105,10 +105,8 @@ def pools_from_faiss(
     """
     refuse_other_scorer(kb, queries, split)
     path = index_file(source)
-    try:
-        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"{path}: missing or no FAISS index; name the right one.") from error
+    flags = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY
+    index = read_faiss(path, "name the right one", flags)
     if index.d != kb.dim:
         raise UserError(
             f"{path}: holds vectors of {index.d} numbers where the scorer gives {kb.dim}; embed "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from regionr1.errors import UserError
+from regionr1.files import refused
 
 
 class _NothingNamed(pickle.Unpickler):
@@ -31,7 +32,7 @@ def load_int_list(path: Path) -> list[int]:
     except FileNotFoundError:
         raise UserError(f"{path}: the list of index ids is missing; put it there.") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+        raise refused(path, error) from error
     except Exception as error:  # a pickle can raise whatever its opcodes provoke
         raise UserError(
             f"{path}: refused, because it is no plain pickled list of integers ({error}); "

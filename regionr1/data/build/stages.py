@@ -219,7 +219,7 @@ class Prepare(EmbedOptions, PoolOptions, ShardOptions):
         from regionr1.data.shards.describe import describe, verify
 
         self.build()
-        print(describe(verify(self.out)))
+        print(describe(verify(self.out, content=False)))
 
     def build(self) -> "list[ShardIndex]":
         """Build the shards of every split; those built from the same before are kept.

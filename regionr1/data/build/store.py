@@ -8,10 +8,10 @@ its ``.json`` does not count, so a killed run loses at most the part it was at.
 
 from __future__ import annotations
 
-import bisect
 import hashlib
 import json
 import sqlite3
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,11 +21,15 @@ import numpy as np
 
 from regionr1.data.npy import map_npy
 from regionr1.data.records import SkipReport
-from regionr1.errors import UserError
+from regionr1.errors import MachineError, UserError
 from regionr1.files import read_json
 
 FORMAT = "regionr1-embeddings 1"
 _KEPT = ("rows", "owners", "entities")
+_OPEN_PARTS = 64
+"""Parts that are open at a time: a knowledge base has more than a process may open files."""
+
+_DAMAGED = "remove the folder and embed again"
 
 
 def store_digest(identity: dict[str, Any], items: str) -> str:
@@ -72,7 +76,7 @@ class EmbeddingStore:
         self._starts: list[int] = complete["starts"]
         self._items: str = complete["items"]
         self.dim: int = complete["dim"]
-        self._parts: dict[int, np.ndarray] = {}
+        self._parts: OrderedDict[int, np.ndarray] = OrderedDict()
 
     def __len__(self) -> int:
         return self.counts["rows"]
@@ -94,10 +98,12 @@ class EmbeddingStore:
 
     def vectors(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Unit vectors (N, D) float32 of rows, read from disk."""
-        found = np.empty((len(rows), self.dim), dtype=np.float32)
-        for n, row in enumerate(rows):
-            part = bisect.bisect_right(self._starts, int(row)) - 1
-            found[n] = self._part(part)[int(row) - self._starts[part]]
+        wanted = np.asarray(rows, dtype=np.int64)
+        found = np.empty((len(wanted), self.dim), dtype=np.float32)
+        parts = np.searchsorted(self._starts, wanted, side="right") - 1
+        for part in np.unique(parts):
+            here = parts == part
+            found[here] = self._part(int(part))[wanted[here] - self._starts[part]]
         return unit(found)
 
     def blocks(self) -> Iterator[np.ndarray]:
@@ -109,27 +115,25 @@ class EmbeddingStore:
 
     def row(self, row: int) -> tuple[str, str]:
         """Owner and data of a row."""
-        found = self._db.execute(
-            "SELECT owner, data FROM rows WHERE row = ?", (int(row),)
-        ).fetchone()
+        found = self._first("SELECT owner, data FROM rows WHERE row = ?", int(row))
         if found is None:
-            raise UserError(f"{self.folder}: has no row {row}; remove it and embed again.")
+            raise UserError(f"{self.folder}: has no row {row}; {_DAMAGED}.")
         return found[0], found[1]
 
     def rows_of(self, owner: str) -> list[int]:
         """Return the rows of one owner's images."""
         query = "SELECT row FROM rows WHERE owner = ? ORDER BY row"
-        return [row for (row,) in self._db.execute(query, (owner,))]
+        return [row for (row,) in self._ask(query, owner)]
 
     def find(self, owner: str, data: str) -> int | None:
         """The first row of an owner with this data."""
         query = "SELECT min(row) FROM rows WHERE owner = ? AND data = ?"
-        return self._db.execute(query, (owner, data)).fetchone()[0]
+        return self._ask(query, owner, data)[0][0]
 
     def knows(self, owner: str) -> bool:
         """Whether the knowledge base has this entity, with or without a usable image."""
         query = "SELECT 1 FROM entities WHERE id = ?"
-        return self._db.execute(query, (owner,)).fetchone() is not None
+        return self._first(query, owner) is not None
 
     def entity_without_image(self) -> str | None:
         """The first entity of the knowledge base without a usable image; None if all have one."""
@@ -137,16 +141,33 @@ class EmbeddingStore:
             "SELECT id FROM entities WHERE NOT EXISTS "
             "(SELECT 1 FROM rows WHERE owner = id) ORDER BY position LIMIT 1"
         )
-        found = self._db.execute(query).fetchone()
+        found = self._first(query)
         return None if found is None else found[0]
 
     def entity_at(self, position: int) -> str:
         """The entity at a position of the knowledge base's file."""
-        query = "SELECT id FROM entities WHERE position = ?"
-        return self._db.execute(query, (position,)).fetchone()[0]
+        return self._ask("SELECT id FROM entities WHERE position = ?", position)[0][0]
+
+    def _ask(self, query: str, *values: str | int) -> list[Any]:
+        path = self.folder / "rows.sqlite"
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.OperationalError as error:  # among others, too many open files
+            if path.is_file():
+                raise MachineError(f"{path}: cannot be read ({error}).") from error
+            raise UserError(f"{path}: missing; {_DAMAGED}.") from error
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"{path}: damaged ({error}); {_DAMAGED}.") from error
+
+    def _first(self, query: str, *values: str | int) -> Any:
+        found = self._ask(query, *values)
+        return found[0] if found else None
 
     def _part(self, number: int) -> np.ndarray:
         if number not in self._parts:
             path = part_path(self.folder, number, "npy")
-            self._parts[number] = map_npy(path, "remove the folder and embed again")
+            self._parts[number] = map_npy(path, _DAMAGED)
+            if len(self._parts) > _OPEN_PARTS:
+                self._parts.popitem(last=False)
+        self._parts.move_to_end(number)
         return self._parts[number]

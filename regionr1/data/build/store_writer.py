@@ -18,7 +18,7 @@ from regionr1.data.chunks import chunks
 from regionr1.data.npy import map_npy, to_npy
 from regionr1.data.records import SkipReport
 from regionr1.errors import UserError
-from regionr1.files import read_json, whole_file, write_json, write_whole
+from regionr1.files import read_json, refused, whole_file, write_json, write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def open_for_writing(folder: Path, identity: dict[str, Any]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be created ({error.strerror}).") from error
+        raise refused(folder, error, "cannot be created") from error
     write_json(path, identity)
 
 

@@ -27,7 +27,8 @@ from regionr1.data.shards.index import (
     verify_index,
     write_shards,
 )
-from regionr1.errors import UserError, at_least_one
+from regionr1.errors import MachineError, UserError, at_least_one
+from regionr1.files import refused
 
 
 def pool_request(options: PoolOptions, index_kind: str) -> dict[str, Any]:
@@ -87,6 +88,8 @@ def is_current(out: Path, split: str, made_from: str, overwrite: bool) -> bool:
         return False
     try:
         same = load_index(out, split).built_from == made_from
+    except MachineError:
+        raise
     except UserError:
         if not overwrite:
             raise
@@ -100,6 +103,8 @@ def is_current(out: Path, split: str, made_from: str, overwrite: bool) -> bool:
         return False
     try:
         verify_index(out, split, checksums=True)
+    except MachineError:
+        raise
     except UserError:
         # The same shards, damaged since: building them again loses nothing.
         return False
@@ -122,7 +127,7 @@ def _write(
         out.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
     except OSError as error:
-        raise UserError(f"{out}: cannot be created ({error.strerror}).") from error
+        raise refused(out, error, "cannot be created") from error
     try:
         for split, made_from in work:
             encoded = labelled_samples(split, kb, root)
@@ -155,7 +160,7 @@ def _write(
             index.save(staging)
         _publish(staging, out, [split.name for split, _ in work])
     except OSError as error:
-        raise UserError(f"{out}: writing shards failed ({error}).") from error
+        raise refused(out, error, "cannot be written") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from functools import cached_property
@@ -12,11 +11,12 @@ from regionr1.data.readers.base import SPLITS, Source
 from regionr1.data.readers.kb import read_entities
 from regionr1.data.readers.kb_images import KbImages
 from regionr1.data.readers.query_images import InatImages, LandmarkImages
-from regionr1.data.readers.tables import csv_rows, first_existing, read_box
+from regionr1.data.readers.tables import csv_rows, first_existing, json_lines, read_box
 from regionr1.data.records import Box, Entity, MissingImage, Query, SkipReport
 from regionr1.errors import UserError
 
 REQUIRED = ("question", "question_type", "wikipedia_url", "dataset_name", "dataset_image_ids")
+BOX_KEYS = ("dataset_name", "image_id", "box_px")
 TWO_HOP = "2_hop"
 TYPES = ("templated", "automatic", "multi_answer", TWO_HOP)
 CSV_NAMES = {"train": ("train.csv", "train_full_image_cleaned.csv")}
@@ -168,16 +168,7 @@ class EvqaSource(Source):
         if not path.is_file():
             return {}
         boxes: dict[tuple[str, str], Box] = {}
-        for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-            try:
-                record = json.loads(line)
-                key = (str(record["dataset_name"]), str(record["image_id"]))
-                numbers = record["box_px"]
-            except (ValueError, TypeError, KeyError) as error:
-                raise _bad_box(f"{path}:{number}") from error
-            boxes[key] = read_box(numbers, f"{path}:{number}")
+        for line, record in json_lines(path, BOX_KEYS, "the reference boxes"):
+            key = (str(record["dataset_name"]), str(record["image_id"]))
+            boxes[key] = read_box(record["box_px"], f"{path}:{line}")
         return boxes
-
-
-def _bad_box(where: str) -> UserError:
-    return UserError(f"{where}: expected dataset_name, image_id and box_px with 4 numbers.")

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 import ijson
 
 from regionr1.errors import UserError
+from regionr1.files import refused
 
 BUFFER = 1 << 16
 MAX_ENTRY = 64 << 20
@@ -46,7 +47,7 @@ def scan_object(path: Path, what: str) -> Iterator[tuple[str, Any]]:
     except FileNotFoundError:
         raise UserError(f"{path}: {what} is missing; put it there.") from None
     except OSError as error:
-        raise UserError(f"{path}: {what} cannot be read ({error.strerror or error}).") from error
+        raise refused(f"{path}: {what}", error) from error
 
 
 def json_reason(error: Exception) -> str:

@@ -11,6 +11,7 @@ from regionr1.data.readers.json_object import scan_object
 from regionr1.data.readers.key_index import KeyIndex
 from regionr1.data.readers.tables import resolve_inside
 from regionr1.errors import UserError
+from regionr1.files import refused
 
 MAPPING = "url_to_path_mapping.json"
 OMGM_TABLES = "wiki_image_url_part_*_processed.csv"
@@ -77,4 +78,4 @@ def _omgm_rows(path: Path) -> Iterator[tuple[str, object]]:
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: malformed CSV ({error}); fetch it again.") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+        raise refused(path, error) from error

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from regionr1.errors import UserError
-from regionr1.files import whole_file
+from regionr1.files import refused, whole_file
 
 SUFFIX = ".regionr1-index"
 IN_MEMORY_BELOW = 64 << 20
@@ -47,7 +47,7 @@ class KeyIndex:
         except OSError as error:
             if isinstance(error, FileNotFoundError):
                 raise UserError(f"{source}: {what} is missing; put it there.") from None
-            raise UserError(f"{source}: {what} cannot be read ({error.strerror}).") from error
+            raise refused(f"{source}: {what}", error) from error
         stamp = f"{_VERSION} {stat.st_size} {stat.st_mtime_ns}"
         if stat.st_size < in_memory_below:
             self._db = _connect(None)

@@ -15,7 +15,7 @@ from regionr1.data.readers.json_object import json_reason, scan_object
 from regionr1.data.readers.key_index import KeyIndex
 from regionr1.data.readers.tables import resolve_inside
 from regionr1.errors import UserError
-from regionr1.files import whole_file
+from regionr1.files import refused, whole_file
 
 OVEN_EXTENSIONS = (".jpg", ".JPEG", ".jpeg", ".png", ".JPG", ".webp")
 _CATEGORY = re.compile(r"(?:^|/)(\d{5})_")
@@ -123,7 +123,7 @@ def _write_names(coco: Path, names: Path) -> None:
             f"({json_reason(error)}), perhaps a truncated download; fetch it again."
         ) from error
     except OSError as error:
-        raise UserError(f"{coco}: cannot be read ({error.strerror}).") from error
+        raise refused(coco, error) from error
 
 
 class LandmarkImages:

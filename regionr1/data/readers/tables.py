@@ -2,15 +2,17 @@
 
 import csv
 import gzip
-import json
 import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
 from regionr1.data.records import Box
 from regionr1.errors import UserError
+from regionr1.files import parse_json, refused
 
+_SHOWN = 80
 MAX_FIELD = 1 << 24
 """Longest CSV field; the csv module's own 128 KB is below E-VQA's longest evidence."""
 
@@ -55,7 +57,7 @@ def csv_rows(
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; fetch it again.") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
+        raise refused(path, error) from error
 
 
 def json_lines(
@@ -78,17 +80,23 @@ def json_lines(
                     yield number, _record(line, required, f"{path}:{number}")
     except FileNotFoundError:
         raise UserError(f"{path}: {what} are missing; add the file.") from None
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path}: truncated or damaged gzip ({error}); fetch it again.") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
+        raise refused(path, error) from error
+
+
+def shown(value: object) -> str:
+    """A value as an error message shows it: the beginning of a long one."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def text_of(record: Mapping[str, Any], name: str, where: str) -> str:
     """The text field ``name`` of a record, stripped; anything else there raises."""
     value = record[name]
     if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{where}: {name!r} must be a text that is not empty, got {value!r}.")
+        raise UserError(f"{where}: {name!r} must be a text that is not empty, got {shown(value)}.")
     return value.strip()
 
 
@@ -100,7 +108,7 @@ def _open_binary(path: Path) -> BinaryIO:
 
 def _record(line: bytes, required: Sequence[str], where: str) -> dict[str, Any]:
     try:
-        record = json.loads(line.decode("utf-8-sig"))
+        record = parse_json(line)
     except UnicodeDecodeError as error:
         raise UserError(
             f"{where}: not UTF-8 at byte {error.start} of the line; fetch it again."
@@ -120,13 +128,16 @@ def _record(line: bytes, required: Sequence[str], where: str) -> dict[str, Any]:
 def read_box(numbers: object, where: str) -> Box:
     """An xyxy box of four finite numbers with an area; anything else raises."""
     if not isinstance(numbers, list):
-        raise UserError(f"{where}: box_px must be 4 numbers, not {numbers!r}.")
+        raise UserError(f"{where}: box_px must be 4 numbers, not {shown(numbers)}.")
     try:
         x1, y1, x2, y2 = (float(value) for value in numbers)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{where}: box_px must be 4 numbers, not {numbers!r}.") from error
+    except (ValueError, TypeError, OverflowError) as error:
+        raise UserError(f"{where}: box_px must be 4 numbers, not {shown(numbers)}.") from error
     if not (all(map(math.isfinite, (x1, y1, x2, y2))) and x1 < x2 and y1 < y2):
-        raise UserError(f"{where}: box_px must have x1 < x2 and y1 < y2.")
+        raise UserError(
+            f"{where}: box_px {numbers} must be [x1, y1, x2, y2] with x1 < x2 and y1 < y2, in "
+            "pixels of the upright image; convert it from x, y, width, height."
+        )
     return x1, y1, x2, y2
 
 

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+from tqdm import tqdm
+
+from regionr1.data.chunks import chunks
 from regionr1.data.readers.base import SPLITS
 from regionr1.data.records import first_at
+from regionr1.data.seen import Seen
 from regionr1.data.shards.index import ShardIndex, check_shards, indexed_splits, verify_index
 from regionr1.data.shards.location import Location
+from regionr1.data.shards.samples import unpack_sample
+from regionr1.data.shards.stream import Slice, read_slice
+from regionr1.errors import UserError
+
+_THREADS = 4
 
 
 def describe(indices: Sequence[ShardIndex]) -> str:
@@ -67,18 +78,23 @@ def describe(indices: Sequence[ShardIndex]) -> str:
     return "\n".join(lines)
 
 
-def verify(location: Location, splits: Sequence[str] | None = None) -> list[ShardIndex]:
-    """Check every shard against its index, byte by byte, added embeddings too.
+def verify(
+    location: Location, splits: Sequence[str] | None = None, content: bool = True
+) -> list[ShardIndex]:
+    """Check every shard against its index, byte by byte, and every sample of it.
+
+    Added embeddings are checked too.
 
     Args:
         location: Where the shards lie.
         splits: Which splits; None takes those in the folder, and for a URL all three.
+        content: Also decode every sample, and check it and the counts of the index.
 
     Returns:
         The index of every split.
 
     Raises:
-        UserError: A shard is missing, truncated or altered.
+        UserError: A shard is missing, truncated or altered, or a sample cannot be used.
     """
     if splits is None:
         splits = indexed_splits(location) if isinstance(location, Path) else SPLITS
@@ -86,4 +102,41 @@ def verify(location: Location, splits: Sequence[str] | None = None) -> list[Shar
     for index in indices:
         for added in index.scorers:
             check_shards(location, added.shards, checksums=True)
+        if content:
+            for fingerprint in (index.scorer_fingerprint, *(s.fingerprint for s in index.scorers)):
+                seen = index.seen_by(fingerprint)
+                assert seen is not None
+                _check_content(location, seen)
     return indices
+
+
+def _check_content(location: Location, index: ShardIndex) -> None:
+    """Refuse samples that cannot be used, keys that occur twice and counts that are not true."""
+    keys, n_samples, n_with_positive, full_first = Seen(), 0, 0, 0
+    with (
+        ThreadPoolExecutor(_THREADS) as threads,
+        tqdm(total=index.n_samples, desc=f"verify {index.split}", disable=None) as bar,
+    ):
+        for number, shard in enumerate(index.shards):
+            stream = read_slice(location, index, Slice(number, 0, shard.samples))
+            for chunk in chunks(stream, _THREADS * 4):
+                for sample in threads.map(lambda raw: unpack_sample(*raw), chunk):
+                    where = f"{location}: {shard.name}, sample {sample.key}"
+                    index.refuse_misfit(sample.candidates.shape, where)
+                    if keys.add(sample.key):
+                        raise UserError(f"{where}: its key occurs twice; build the shards again.")
+                    n_samples += 1
+                    n_with_positive += any(sample.labels)
+                    best = int(np.argmax(sample.candidates @ sample.full))
+                    full_first += sample.labels[best if index.embeddings else 0]
+                bar.update(len(chunk))
+    for name, found in (
+        ("n_samples", n_samples),
+        ("n_with_positive", n_with_positive),
+        ("full_first", full_first),
+    ):
+        if getattr(index, name) != found:
+            raise UserError(
+                f"{location}: the index of {index.split} says {name} {getattr(index, name):,} "
+                f"where the shards have {found:,}; build the shards again."
+            )

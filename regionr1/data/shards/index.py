@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -20,7 +21,7 @@ import webdataset as wds
 
 from regionr1.data.shards.location import Location, Remote, read_bytes, url_of
 from regionr1.errors import UserError
-from regionr1.files import file_sha256, write_text, write_whole
+from regionr1.files import file_sha256, parse_json, refused, write_text, write_whole
 
 FORMAT = "regionr1-shards"
 VERSION = 2
@@ -137,6 +138,19 @@ class ShardIndex:
         """CondR@1 of the full image: share of pools with a positive that rank one first."""
         return self.full_first / self.n_with_positive if self.n_with_positive else 0.0
 
+    def refuse_misfit(self, candidates: Sequence[int], where: str) -> None:
+        """Refuse embeddings (K, D) of a sample that are not of these shards' K and D.
+
+        Raises:
+            UserError: They are of another size.
+        """
+        n, dim = candidates
+        if n > self.k or dim != self.dim:
+            raise UserError(
+                f"{where}: has {n} candidates of {dim} numbers where its index says at most "
+                f"{self.k} of {self.dim}; build the shards again."
+            )
+
     def save(self, folder: Path) -> None:
         """Write ``<split>.index.json``, whole or not at all."""
         main = self.main or self
@@ -159,7 +173,14 @@ def indexed_splits(folder: Path) -> list[str]:
     Raises:
         UserError: None at all.
     """
-    splits = sorted(path.name.removesuffix(".index.json") for path in folder.glob("*.index.json"))
+    end = ".index.json"
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no such folder; build shards first.") from None
+    except OSError as error:
+        raise refused(folder, error) from error
+    splits = sorted(name.removesuffix(end) for name in names if name.endswith(end))
     if not splits:
         raise UserError(f"{folder}: no shard index in this folder; build shards first.")
     return splits
@@ -174,7 +195,7 @@ def load_index(folder: Location, split: str) -> ShardIndex:
     path = f"{split}.index.json"
     where = url_of(folder, path) if isinstance(folder, Remote) else str(folder / path)
     try:
-        record: dict[str, Any] = json.loads(read_bytes(folder, path))
+        record: dict[str, Any] = parse_json(read_bytes(folder, path))
         if record.get("format") != FORMAT or record.get("version") != VERSION:
             raise UserError(f"{where}: not {FORMAT} version {VERSION}; build the shards again.")
         values = {f.name: record[f.name] for f in fields(ShardIndex) if f.name not in _OPTIONAL}
@@ -193,7 +214,9 @@ def load_index(folder: Location, split: str) -> ShardIndex:
             f"{where}: no index, so {folder} holds no complete {split} shards; build them with "
             "`regionr1 data shards`."
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise refused(where, error) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{where}: damaged index ({error}); build the shards again.") from error
 
 
@@ -251,11 +274,14 @@ def check_shards(folder: Location, shards: Iterable[ShardFile], checksums: bool)
                 _check_stream(folder, shard)
             continue
         path = folder / shard.name
-        if not path.is_file():
-            raise UserError(f"{path}: shard is missing; {mend(shard)}.")
-        _check_size(str(path), path.stat().st_size, shard)
-        if checksums and file_sha256(path) != shard.sha256:
-            raise _altered(str(path), shard)
+        try:
+            _check_size(str(path), path.stat().st_size, shard)
+            if checksums and file_sha256(path) != shard.sha256:
+                raise _altered(str(path), shard)
+        except FileNotFoundError:
+            raise UserError(f"{path}: shard is missing; {mend(shard)}.") from None
+        except OSError as error:
+            raise refused(path, error) from error
 
 
 def mend(shard: ShardFile) -> str:

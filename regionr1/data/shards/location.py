@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import webdataset as wds
 from webdataset.gopen import gopen_schemes
@@ -80,6 +83,25 @@ def read_bytes(location: Location, name: str) -> bytes:
     if not data:
         raise UserError(f"{location.of(name)}: came back empty; check the location.")
     return data
+
+
+@contextmanager
+def open_shard(location: Location, name: str) -> Iterator[BinaryIO]:
+    """Open a shard for reading from its start.
+
+    Raises:
+        OSError: It cannot be opened; while it is read, or at its end, a command may fail too.
+    """
+    if isinstance(location, Path):
+        with (location / name).open("rb") as file:
+            yield file
+        return
+    stream = wds.gopen(location.of(name))
+    try:
+        yield stream
+    finally:
+        with suppress(OSError):  # a command whose output is not read to its end may say so
+            stream.close()
 
 
 def url_of(location: Location, name: str) -> str:

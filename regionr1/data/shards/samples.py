@@ -2,7 +2,7 @@
 
 A sample is four files: ``<key>.query.jpg`` (or ``.query.png``), ``<key>.json``,
 ``<key>.candidates.npy`` (K, D) float32 and ``<key>.full.npy`` (D,) float32. Another scorer's tars
-hold the last two only.
+hold the last two only. Embeddings are of length 1; nothing else ends up in a score.
 """
 
 from __future__ import annotations
@@ -16,10 +16,24 @@ from PIL import Image
 
 from regionr1.data.images import open_image
 from regionr1.data.npy import from_npy, to_npy
-from regionr1.data.records import Box
+from regionr1.data.records import Box, box_fault
 from regionr1.errors import UserError
+from regionr1.files import parse_json
 
 EMBEDDINGS = ("candidates.npy", "full.npy")
+MEMBERS = {
+    "query.jpg": 256 << 20,
+    "query.png": 256 << 20,
+    "json": 16 << 20,
+    "candidates.npy": 256 << 20,
+    "full.npy": 1 << 20,
+}
+"""The files of a sample, with the most bytes that one may have."""
+
+_FLOAT = np.dtype(np.float32)
+_UNIT_WITHIN = 1e-3
+_TEXTS = ("question", "cluster", "question_type", "source", "data_id", "image")
+_LISTS = ("gold_ids", "candidate_ids", "candidate_images")
 
 
 @dataclass(slots=True)
@@ -111,24 +125,27 @@ def with_embeddings(raw: dict[str, Any], other: dict[str, Any]) -> dict[str, Any
 
 
 def unpack_sample(raw: dict[str, Any], where: str) -> ShardSample:
-    """Rebuild a sample from the bytes of its files.
+    """Rebuild a sample from the bytes of its files, and check all that it says of itself.
 
     Args:
-        raw: Bytes by extension and ``__key__``, as WebDataset groups them.
+        raw: Bytes by extension and ``__key__``, as the shard groups them.
         where: The shard, for the error message.
 
     Raises:
-        UserError: A file of the sample is missing or does not decode.
+        UserError: A file of the sample is missing, does not decode, or contradicts another.
     """
     where = f"{where}, sample {raw['__key__']}"
     try:
         image_bytes = raw["query.jpg"] if "query.jpg" in raw else raw["query.png"]
-        record = json.loads(raw["json"])
+        record = parse_json(raw["json"])
         candidates, full = (from_npy(raw[name]) for name in EMBEDDINGS)
+        image = open_image(image_bytes, where)
         box = record["reference_box_px"]
-        sample = ShardSample(
+        if fault := _fault(record, candidates, full, image.size):
+            raise ValueError(fault)
+        return ShardSample(
             key=raw["__key__"],
-            image=open_image(image_bytes, where),
+            image=image,
             question=record["question"],
             gold_ids=record["gold_ids"],
             cluster=record["cluster"],
@@ -148,11 +165,36 @@ def unpack_sample(raw: dict[str, Any], where: str) -> ShardSample:
         raise UserError(
             f"{where}: part {error.args[0]!r} is missing; rebuild the shards."
         ) from None
-    except (ValueError, TypeError, EOFError, IndexError) as error:
-        raise UserError(f"{where}: cannot be decoded ({error}); rebuild the shards.") from error
-    n = len(sample.candidate_ids)
-    if candidates.shape != (n, full.shape[-1]) or len(sample.labels) != n:
-        raise UserError(f"{where}: its candidate lists differ in length; rebuild the shards.")
-    if sample.image.size != (record["width"], record["height"]):
-        raise UserError(f"{where}: image size differs from its record; rebuild the shards.")
-    return sample
+    except (ValueError, TypeError, EOFError, IndexError, AttributeError) as error:
+        raise UserError(f"{where}: cannot be used ({error}); rebuild the shards.") from error
+
+
+def _fault(
+    record: dict[str, Any], candidates: np.ndarray, full: np.ndarray, size: tuple[int, int]
+) -> str | None:
+    """What contradicts itself in a sample; None where nothing does."""
+    for name in _TEXTS:
+        if not isinstance(record[name], str):
+            return f"{name} is no text"
+    for name in _LISTS:
+        if not isinstance(record[name], list) or not all(isinstance(v, str) for v in record[name]):
+            return f"{name} is no list of texts"
+    if not isinstance(record.get("subset", ""), str):
+        return "subset is no text"
+    n = len(record["candidate_ids"])
+    if n == 0 or not record["gold_ids"]:
+        return "there is no candidate, or no gold entity"
+    if record["labels"] != [id in record["gold_ids"] for id in record["candidate_ids"]]:
+        return "its labels contradict its gold entities"
+    if len(record["candidate_images"]) != n or full.ndim != 1:
+        return "its candidate lists differ in length"
+    if candidates.shape != (n, len(full)) or {candidates.dtype, full.dtype} != {_FLOAT}:
+        return f"{n} candidates have embeddings {candidates.shape} of {candidates.dtype}"
+    lengths = np.linalg.norm(np.vstack([candidates, full]), axis=1)
+    if not (np.abs(lengths - 1) < _UNIT_WITHIN).all():  # false for NaN too
+        return "an embedding is not of length 1"
+    if size != (record["width"], record["height"]):
+        return "its image is of another size than its record says"
+    if (box := record["reference_box_px"]) is not None:
+        return box_fault(box, *size)
+    return None

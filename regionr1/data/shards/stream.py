@@ -13,6 +13,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,9 +22,11 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from regionr1.data.shards.batch import QueryBatch, collate
 from regionr1.data.shards.index import ShardFile, ShardIndex, mend
-from regionr1.data.shards.location import Location, Remote, url_of
-from regionr1.data.shards.samples import ShardSample, unpack_sample, with_embeddings
+from regionr1.data.shards.location import Location, Remote, open_shard
+from regionr1.data.shards.samples import MEMBERS, ShardSample, unpack_sample, with_embeddings
+from regionr1.data.shards.tar import read_samples_of_tar
 from regionr1.errors import UserError, crossed
+from regionr1.files import refused
 
 StartMethod = Literal["fork", "spawn", "forkserver"]
 
@@ -132,7 +135,9 @@ class ShardStream(IterableDataset[QueryBatch]):
         passes = count(self.first_pass) if self.endless else [0]
         for number in passes:
             for raw, where in self._raw_samples(number, consumer, consumers):
-                yield unpack_sample(raw, where)
+                sample = unpack_sample(raw, where)
+                self.index.refuse_misfit(sample.candidates.shape, f"{where}, sample {sample.key}")
+                yield sample
 
     def _raw_samples(
         self, number: int, consumer: int, consumers: int
@@ -195,18 +200,28 @@ def _members(
     path = folder.of(shard.name) if isinstance(folder, Remote) else folder / shard.name
     n = 0
     try:
-        for raw in wds.tariterators.tarfile_samples(iter([{"url": url_of(folder, shard.name)}])):
-            if part.start <= n < part.stop:
-                yield raw, str(path)
-            n += 1
-            if n == part.stop:
-                return
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        # webdataset appends the stream to the arguments; only the first says what is wrong.
+        with open_shard(folder, shard.name) as file:
+            for raw in read_samples_of_tar(file, MEMBERS):
+                if n == shard.samples:
+                    raise tarfile.ReadError("there are more than its index says")
+                if n >= part.start:
+                    yield raw, str(path)
+                n += 1
+                if n == part.stop < shard.samples:
+                    return
+    except FileNotFoundError:
+        raise UserError(f"{path}: shard is missing; {mend(shard)}.") from None
+    except OSError as error:
+        if isinstance(folder, Path):
+            raise refused(path, error) from error
         reason = error.args[0] if error.args else type(error).__name__
+        raise UserError(f"{path}: cannot be read after {n} samples ({reason}).") from error
+    except tarfile.TarError as error:
         raise UserError(
-            f"{path}: shard is corrupt after {n} samples ({reason}); {mend(shard)}."
+            f"{path}: shard is corrupt after {n} samples ({error}); {mend(shard)}."
         ) from error
+    if n == shard.samples:
+        return
     raise UserError(
         f"{path}: shard ends after {n} samples where its index says {shard.samples}; {mend(shard)}."
     )

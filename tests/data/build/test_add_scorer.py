@@ -306,7 +306,7 @@ def test_refusals(root, shards, tmp_path, capsys) -> None:
     refused(*named, "--scorer", "pixels", "--batch_size", 0)
     assert "batch_size=0: must be at least 1" in capsys.readouterr().err
     refused("--shards", tmp_path / "nowhere", "--root", root, "--scorer", "pixels")
-    assert "no shard index in this folder" in capsys.readouterr().err
+    assert "no such folder; build shards first" in capsys.readouterr().err
     assert not (tmp_path / "nowhere").exists()
     refused("--shards", "s3://bucket/shards", "--root", root, "--scorer", "pixels")
     assert "added to shards in a folder; copy them first" in capsys.readouterr().err
@@ -367,8 +367,8 @@ def test_damage_after_the_check(added, tmp_path, workers) -> None:
     tar.write_bytes(tar.with_name("test-000000.tar").read_bytes())
     with pytest.raises(UserError, match="has sample .* where .* so it belongs to other shards"):
         list(data.test_dataloader())
-    (tar.parent.parent / "test-000001.tar").replace(tar)  # has more than embeddings
-    with pytest.raises(UserError, match=r"\.tar: shard (is corrupt|ends) after 0 samples"):
+    (tar.parent.parent / "test-000001.tar").unlink()
+    with pytest.raises(UserError, match=r"test-000001\.tar: shard is missing"):
         list(data.test_dataloader())
 
 

@@ -123,7 +123,7 @@ def test_missing_split_and_folder(files) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("{", "expected dataset_name"),
+        ("{", "not valid JSON"),
         ('{"dataset_name": "a", "image_id": "b", "box_px": [1, 2, 3]}', "box_px must be 4 numbers"),
     ],
 )
@@ -135,7 +135,7 @@ def test_malformed_reference_box(files, line, words) -> None:
 
 def test_reference_box_must_have_an_area(files) -> None:
     files.boxes[0]["box_px"] = [9, 1, 9, 5]
-    with pytest.raises(UserError, match=r"reference_boxes\.jsonl:1: box_px must have x1 < x2"):
+    with pytest.raises(UserError, match=r"reference_boxes\.jsonl:1: box_px .* with x1 < x2"):
         read(files)
 
 

@@ -38,7 +38,7 @@ def test_optional_fields(root) -> None:
         ({"image": "../red.png"}, "leaves the data folder"),
         ({"question": " "}, r"val\.jsonl:2: 'question' must be a text"),
         ({"id": "1.red"}, r"val\.jsonl:2: id '1\.red' occurs twice"),
-        ({"box_px": [3, 1, 2, 2]}, r"val\.jsonl:2: box_px must have x1 < x2"),
+        ({"box_px": [3, 1, 2, 2]}, r"val\.jsonl:2: box_px .* with x1 < x2"),
         ({"image": "green.png"}, r"1 of 2 query images .*val\.jsonl.*green\.png"),
     ],
 )

@@ -1,0 +1,215 @@
+"""Shards from elsewhere: bytes, index and hashes may fit, and a sample be wrong nonetheless."""
+
+import gzip
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evqa_files import make_shards
+
+from regionr1.cli.main import main
+from regionr1.data.npy import from_npy, to_npy
+from regionr1.data.shards.describe import verify
+from regionr1.data.shards.index import ShardFile, load_index, write_tar
+from regionr1.data.shards.stream import Slice, read_samples, read_slice
+from regionr1.data.shards.tar import read_samples_of_tar
+from regionr1.errors import UserError
+from regionr1.files import file_sha256
+
+Raw = dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    return make_shards(tmp_path_factory.mktemp("evqa"), samples_per_shard=3)
+
+
+@pytest.fixture
+def shards(made, tmp_path) -> Path:
+    shutil.copytree(made, tmp_path / "shards")
+    return tmp_path / "shards"
+
+
+def consistent(shards: Path, split: str, tar: Path, samples: int) -> None:
+    """Makes the index say what the tar is, as whoever offers shards can."""
+    index = load_index(shards, split)
+    number = next(n for n, shard in enumerate(index.shards) if shard.name == tar.name)
+    index.shards[number] = ShardFile(tar.name, samples, file_sha256(tar), tar.stat().st_size)
+    index.save(shards)
+
+
+def rewritten(shards: Path, change: Callable[[list[Raw]], object]) -> Path:
+    """Changes the samples of the first test shard, and its index with it."""
+    index = load_index(shards, "test")
+    part = Slice(0, 0, index.shards[0].samples)
+    samples = [raw for raw, _ in read_slice(shards, index, part)]
+    change(samples)
+    tar = shards / index.shards[0].name
+    write_tar(tar, samples)
+    consistent(shards, "test", tar, len(samples))
+    return tar
+
+
+def array(name: str, change: Callable[[np.ndarray], object]) -> Callable[[list[Raw]], object]:
+    def changed(samples: list[Raw]) -> None:
+        values = from_npy(samples[1][name])
+        found = change(values)
+        samples[1][name] = to_npy(values if found is None else found)
+
+    return changed
+
+
+def record(**values: object) -> Callable[[list[Raw]], object]:
+    def changed(samples: list[Raw]) -> None:
+        known = json.loads(samples[1]["json"])
+        samples[1]["json"] = json.dumps({**known, **values}).encode()
+
+    return changed
+
+
+def one_key_twice(samples: list[Raw]) -> None:
+    """One key in two places, with another between: no two neighbours are of one key."""
+    samples[2]["__key__"] = samples[0]["__key__"]
+
+
+def put(row: int, value: float) -> Callable[[np.ndarray], object]:
+    return lambda values: values.__setitem__((row, 3), value)
+
+
+FAULTS: dict[str, tuple[Callable[[list[Raw]], object], str]] = {
+    "nan": (array("candidates.npy", put(1, float("nan"))), "not of length 1"),
+    "infinite": (array("candidates.npy", put(2, float("inf"))), "not of length 1"),
+    "zero": (array("full.npy", lambda v: v * 0), "not of length 1"),
+    "unnormalised": (array("candidates.npy", lambda v: v * 1.5), "not of length 1"),
+    "double": (array("full.npy", lambda v: v.astype(np.float64)), "embeddings"),
+    "fewer candidates": (array("candidates.npy", lambda v: v[:-1]), "embeddings"),
+    "other dimension": (array("full.npy", lambda v: np.eye(7, dtype=np.float32)[0]), "embeddings"),
+    "objects": (lambda s: s[1].update({"full.npy": b"\x93NUMPY\x01\x00\x02\x00{}"}), "cannot be"),
+    "labels": (record(labels=[1, 1, 1, 1]), "labels contradict its gold"),
+    "gold": (record(gold_ids=["somebody else"]), "labels contradict its gold"),
+    "no gold": (record(gold_ids=[]), "no gold entity"),
+    "box outside": (record(reference_box_px=[4, 4, 90, 30]), r"box_px .* image of 48x40"),
+    "unit box": (record(reference_box_px=[0.1, 0.1, 0.5, 0.7]), "in pixels of its upright image"),
+    "box of nan": (record(reference_box_px=[float("nan"), 1, 5, 6]), "box_px"),
+    "box of text": (record(reference_box_px="here"), "not 4 numbers"),
+    "size": (record(width=49), "image is of another size"),
+    "question": (record(question=3), "question is no text"),
+    "half a character": (record(question="\ud800"), "surrogates not allowed"),
+    "deep": (
+        lambda s: s[1].update(json=b'{"question":' + b"[" * 99_999 + b"]" * 99_999 + b"}"),
+        "nested too deeply",
+    ),
+    "no image": (lambda s: s[1].pop("query.jpg"), "part 'query.png' is missing"),
+    "key twice": (one_key_twice, "occurs twice"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_verify_finds_it_where_all_hashes_fit(shards, capsys, name) -> None:
+    change, message = FAULTS[name]
+    rewritten(shards, change)
+    verify(shards, content=False)  # the bytes are what the index says
+    with pytest.raises(UserError, match=message):
+        verify(shards)
+    assert main(["data", "verify", "--out", str(shards)]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "test-000000.tar, sample test-" in said and len(said) < 400
+
+
+@pytest.mark.parametrize("name", sorted({*FAULTS} - {"key twice"}))
+def test_the_stream_finds_it_at_the_sample(shards, name) -> None:
+    change, message = FAULTS[name]
+    rewritten(shards, change)
+    with pytest.raises(UserError, match=message):
+        list(read_samples(shards, load_index(shards, "test")))
+
+
+@pytest.mark.parametrize("name", ["n_with_positive", "full_first", "n_samples", "dim", "k"])
+def test_verify_counts_again(shards, name) -> None:
+    path = shards / "test.index.json"
+    known = json.loads(path.read_text())
+    path.write_text(json.dumps({**known, name: known[name] - 1}))
+    with pytest.raises(UserError, match=rf"{name}|numbers where its index says"):
+        verify(shards)
+
+
+def test_whole_shards_pass(shards) -> None:
+    assert [index.split for index in verify(shards)] == ["test", "train", "val"]
+
+
+def archive(shards: Path, pack: Callable[[Path, bytes], object]) -> Path:
+    tar = shards / "test-000000.tar"
+    pack(tar, tar.read_bytes())
+    consistent(shards, "test", tar, 3)
+    return tar
+
+
+def with_member(kind: bytes, name: str, size: int) -> Callable[[Path, bytes], object]:
+    def pack(tar: Path, whole: bytes) -> None:
+        member = tarfile.TarInfo(name)
+        member.type, member.size, member.linkname = kind, size, "/etc/passwd"
+        tar.write_bytes(member.tobuf(tarfile.GNU_FORMAT) + whole)
+
+    return pack
+
+
+def sparse_by_pax(tar: Path, whole: bytes) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as out:
+        member = tarfile.TarInfo("test-1.json")
+        member.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": "99999999999"}
+        out.addfile(member)
+    tar.write_bytes(buffer.getvalue()[:1536] + whole)
+
+
+ARCHIVES: dict[str, Callable[[Path, bytes], object]] = {
+    "compressed": lambda tar, whole: tar.write_bytes(gzip.compress(whole)),
+    "sparse": with_member(tarfile.GNUTYPE_SPARSE, "test-1.json", 0),
+    "sparse by extended header": sparse_by_pax,
+    "link": with_member(tarfile.SYMTYPE, "test-1.json", 0),
+    "device": with_member(tarfile.CHRTYPE, "test-1.json", 0),
+    "enormous": with_member(tarfile.REGTYPE, "test-1.json", 1 << 40),
+    "enormous name": with_member(tarfile.GNUTYPE_LONGNAME, "test-1.json", 1 << 40),
+    "negative": with_member(tarfile.REGTYPE, "test-1.json", -512),
+    "other files": with_member(tarfile.REGTYPE, "test-1.exe", 0),
+    "in a folder": with_member(tarfile.REGTYPE, "a/test-1.json", 0),
+    "no archive": lambda tar, whole: tar.write_bytes(b"x" * len(whole)),
+    "cut short": lambda tar, whole: tar.write_bytes(whole[:3000]),
+}
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_only_plain_tars_of_bounded_members_are_read(shards, name) -> None:
+    archive(shards, ARCHIVES[name])
+    verify(shards, content=False)
+    with pytest.raises(UserError, match=r"test-000000\.tar: shard is corrupt after . samples"):
+        verify(shards)
+    with pytest.raises(UserError, match=r"test-000000\.tar: shard is corrupt after . samples"):
+        list(read_samples(shards, load_index(shards, "test")))
+
+
+def test_samples_that_the_index_does_not_count(shards) -> None:
+    tar = rewritten(shards, lambda samples: None)
+    consistent(shards, "test", tar, 2)
+    with pytest.raises(UserError, match="more than its index says"):
+        verify(shards)
+
+
+def test_an_array_is_as_long_as_its_file_says(shards) -> None:
+    good = to_npy(np.eye(3, dtype=np.float32))
+    claims = good.replace(b"(3, 3)", b"(3, 3000000000)"[:15]).ljust(len(good))
+    with pytest.raises(ValueError):
+        from_npy(claims)
+    assert np.array_equal(from_npy(good), np.eye(3))
+
+
+def test_long_keys_are_read(tmp_path) -> None:
+    key = "train-0000001-" + "k" * 300
+    write_tar(tmp_path / "train-000000.tar", [{"__key__": key, "json": b"{}"}])
+    with (tmp_path / "train-000000.tar").open("rb") as file:
+        assert list(read_samples_of_tar(file, {"json": 9})) == [{"__key__": key, "json": b"{}"}]
