@@ -53,7 +53,7 @@ class TinyModule(LightningModule):
         super().__init__()
         if group_size < 2:
             raise UserError(f"group_size must be at least 2, got {group_size}")
-        self.save_hyperparameters(ignore=["policy"])
+        self.save_hyperparameters(ignore=["policy"], logger=False)
         self.policy = policy
         self.group_size = group_size
         self.optimizer = optimizer

@@ -22,6 +22,7 @@ from regionr1.tracking.callbacks.before_after import BeforeAfter
 from regionr1.tracking.callbacks.config_artifact import ConfigArtifact
 from regionr1.tracking.callbacks.crop_gallery import CropGallery
 from regionr1.tracking.callbacks.last_checkpoint import LastCheckpoint
+from regionr1.tracking.callbacks.optimization import Optimization
 from regionr1.tracking.callbacks.prediction_file import PredictionFile
 from regionr1.tracking.callbacks.provenance import Provenance
 from regionr1.tracking.callbacks.reported import ReportedModule
@@ -30,6 +31,7 @@ from regionr1.tracking.callbacks.throughput import Throughput
 from regionr1.tracking.callbacks.trial import trial_from_environment
 from regionr1.tracking.logger import default_tracking_uri
 from regionr1.tracking.resume import find_run, measures_otherwise
+from regionr1.tracking.run_files import tracker
 from regionr1.training.checkpoint import read_checkpoint, refuse_other_architecture
 
 LOGGER = {"class_path": "regionr1.tracking.logger.TrackingLogger", "init_args": {}}
@@ -77,7 +79,11 @@ class RegionCLI(LightningCLI):
         path = self._get(self.config, "ckpt_path")
         if path is not None:
             trusted = self._get(self.config, "weights_only") is False
-            refuse_other_architecture(self.model, read_checkpoint(Path(path), trusted))
+            checkpoint = read_checkpoint(Path(path), trusted)
+            refuse_other_architecture(self.model, checkpoint)
+            logger = tracker(self.trainer)
+            if subcommand != "fit" and logger is not None:
+                logger.evaluated_step = int(checkpoint["global_step"])
         super()._run_subcommand(subcommand)
 
     def predict(self, **kwargs: Any) -> None:
@@ -134,7 +140,7 @@ def run(
                     "default_root_dir": "mlruns",
                     "callbacks": [
                         *(TestTable(), BeforeAfter(), AdapterArtifact()),
-                        *(Provenance(), Throughput()),
+                        *(Provenance(), Throughput(), Optimization()),
                         *trial_from_environment(),
                         *callbacks,
                     ],

@@ -142,8 +142,8 @@ def _conclude(
     """Prints and logs what the study found so far; returns its totals."""
     from optuna.trial import TrialState
 
-    from regionr1.sweep.summary import best_lines, draw, totals, trials_csv
-    from regionr1.sweep.worker import FINISHED, counted
+    from regionr1.sweep.summary import draw, totals, trials_csv
+    from regionr1.sweep.worker import FINISHED, best_lines, counted
 
     found = totals(study)
     with tempfile.TemporaryDirectory() as name:

@@ -14,12 +14,10 @@ from regionr1.errors import UserError
 from regionr1.evaluation.bootstrap import Interval
 from regionr1.evaluation.markdown import interval_cell, markdown_table
 from regionr1.evaluation.permutation import permutation_p_values
+from regionr1.evaluation.settings import SEEDS, settings
 from regionr1.evaluation.table import METRICS, Outcome, metrics_table, paired_difference
 
 COMPARED = ("cond_recall_at_1", "recall_at_1", "mrr", "ndcg", "region_rate", "invalid_rate")
-SEEDS = ("seed_everything", "model.seed", "data.seed")
-# What names a run or moves its files, and changes no result.
-UNIMPORTANT = ("trainer.logger", "trainer.default_root_dir", "trainer.enable_progress_bar")
 
 
 @dataclass
@@ -37,27 +35,14 @@ class TestedRun:
     outcomes: Sequence[Outcome]
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested configuration by dotted key, without the level `init_args`."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        path = prefix if key == "init_args" else f"{prefix}.{key}" if prefix else str(key)
-        if isinstance(value, dict) and value:
-            found.update(flat(value, path))
-        else:
-            found[path] = value
-    return found
-
-
 def config_difference(runs: Sequence[TestedRun]) -> dict[str, list[Any]]:
     """Keys that are not set alike in all runs, with the value of each run."""
-    configs = [flat(run.config) for run in runs]
+    configs = [settings(run.config) for run in runs]
     keys = dict.fromkeys(key for config in configs for key in config)
     return {
         key: [config.get(key) for config in configs]
         for key in keys
-        if not key.startswith(UNIMPORTANT)
-        and any(config.get(key) != configs[0].get(key) for config in configs)
+        if any(config.get(key) != configs[0].get(key) for config in configs)
     }
 
 
@@ -108,8 +93,7 @@ def seed_groups(runs: Sequence[TestedRun]) -> list[list[TestedRun]]:
     """Runs that differ in nothing but seeds, together."""
     groups: dict[str, list[TestedRun]] = {}
     for run in runs:
-        config = flat(run.config)
-        kept = {k: v for k, v in config.items() if not k.startswith((*SEEDS, *UNIMPORTANT))}
+        kept = {k: v for k, v in settings(run.config).items() if k not in SEEDS}
         groups.setdefault(repr(sorted(kept.items())), []).append(run)
     return list(groups.values())
 

@@ -25,7 +25,7 @@ class InProcess:
     def __call__(self, job: TrialJob, channel: TrialChannel) -> None:
         """Runs the trial and frees what it leaves behind."""
         try:
-            self.fit(list(job.arguments), TrialCallback(channel, job.metrics, job.tags, job.params))
+            self.fit(list(job.arguments), TrialCallback(channel, job.metrics, job.tags))
         except UserError as error:
             raise TrialFailed(sentence(error)) from error
         except Exception as error:  # whatever a training raises fails this trial only

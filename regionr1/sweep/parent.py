@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 PARENT_ATTR = "mlflow_parent_run_id"
 PARENT_TAG = "mlflow.parentRunId"  # what the UI nests by
 REASON_TAG = "sweep.reason"
+BEST_TAG, BEST_RUNS_TAG = "sweep.best", "sweep.best_runs"
+NOTE_TAG = "mlflow.note.content"  # what the UI shows as a run's description
 
 
 class ParentRun:
@@ -70,14 +72,13 @@ class ParentRun:
         client.log_batch(run_id, params=[Param(k, v) for k, v in _params(plan).items()])
         return cls(client, run_id, plan.study)
 
-    def tags(self, number: int, settings: Mapping[str, Any]) -> dict[str, str]:
+    def tags(self, number: int) -> dict[str, str]:
         """Tags of a trial's run."""
         return {
             PARENT_TAG: self.run_id,
             "sweep.study": self.study,
             "sweep.trial": str(number),
             STATE_TAG: "RUNNING",
-            **{f"sweep.{key}": str(value) for key, value in settings.items()},
         }
 
     def end(self, run_id: str | None, status: str, reason: str) -> None:
@@ -93,6 +94,37 @@ class ParentRun:
         self.client.set_tag(run_id, STATE_TAG, "FAIL")
         self.client.set_tag(run_id, REASON_TAG, reason[:5000])
         self.client.set_terminated(run_id, status)
+
+    def crown(
+        self, best: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, float], note: str
+    ) -> None:
+        """Tags the best trials' runs, and shows what they were set to and reached.
+
+        Args:
+            best: Settings by run, of one trial or of a Pareto front.
+            metrics: What a single best reached; shown in the columns of its trials.
+            note: The same as text.
+        """
+        from mlflow.entities import Metric, RunTag
+
+        before = self.client.get_run(self.run_id).data.tags
+        former = [run for run in before.get(BEST_RUNS_TAG, "").split(",") if run]
+        for run in former:
+            if run not in best:
+                self.client.set_tag(run, BEST_TAG, "no longer")
+        for run in best:
+            if run not in former:
+                self.client.set_tag(run, BEST_TAG, "yes")
+        tags = {NOTE_TAG: note, BEST_RUNS_TAG: ",".join(best)}
+        if len(best) == 1:
+            (found,) = best.values()
+            tags |= {f"best.{key}": str(value) for key, value in found.items()}
+        now = int(time.time() * 1000)
+        self.client.log_batch(
+            self.run_id,
+            metrics=[Metric(key, value, now, 0) for key, value in metrics.items()],
+            tags=[RunTag(key, value) for key, value in tags.items()],
+        )
 
     def close(self, status: str) -> None:
         """Ends the sweep's run: FINISHED, or KILLED where trials are left."""

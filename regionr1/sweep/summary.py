@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from regionr1.sweep.worker import REASON_ATTR, RUN_ATTR, STEP_ATTR, counted, short
+from regionr1.sweep.worker import REASON_ATTR, RUN_ATTR, STEP_ATTR, counted
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -78,20 +78,6 @@ def totals(study: Study) -> dict[str, float]:
 
 def _seconds(trial: FrozenTrial) -> float:
     return 0.0 if trial.duration is None else trial.duration.total_seconds()
-
-
-def best_lines(study: Study, metrics: Sequence[str]) -> list[str]:
-    """The best trial, or the Pareto front, as lines for people."""
-    if not any(trial.state == TrialState.COMPLETE for trial in study.get_trials(deepcopy=False)):
-        return ["no trial is complete yet"]
-    front = sorted(study.best_trials, key=lambda trial: trial.number)
-    title = "best" if len(metrics) == 1 else f"Pareto front of {len(front)}"
-    lines = [title]
-    for trial in front:
-        values = ", ".join(f"{n} {v:.4f}" for n, v in zip(metrics, trial.values, strict=True))
-        settings = ", ".join(f"{name} {short(value)}" for name, value in trial.params.items())
-        lines.append(f"  trial {trial.number}: {values}  ({settings})")
-    return lines
 
 
 def draw(study: Study, metrics: Sequence[str], folder: Path) -> list[str]:

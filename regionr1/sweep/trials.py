@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,14 +34,12 @@ class TrialJob:
         arguments: Command line of `regionr1`, from `fit` on.
         metrics: Metrics that are reported.
         tags: Tags of the MLflow run.
-        params: Parameters of the MLflow run.
         log: File for what the run prints.
     """
 
     arguments: Sequence[str]
     metrics: Sequence[str]
     tags: Mapping[str, str]
-    params: Mapping[str, Any] = field(default_factory=dict)
     log: Path = Path(os.devnull)
 
 
@@ -79,7 +77,6 @@ class FreshProcess:
             "connection": theirs.fileno(),
             "metrics": list(job.metrics),
             "tags": dict(job.tags),
-            "params": dict(job.params),
         }
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with ours, job.log.open("wb") as log:

@@ -86,6 +86,8 @@ class Worker:
         self.poll_s = min(5.0, store.heartbeat_s)
         self.running: int | None = None
         self.last_reason = ""
+        self.begin = time.monotonic()
+        self.finished_before = 0
 
     def work(self) -> None:
         """Runs trials until the total is reached, time is up, or three in a row have failed.
@@ -94,7 +96,8 @@ class Worker:
             UserError: If three trials in a row failed.
             KeyboardInterrupt: If interrupted; the trial it hit will be run again.
         """
-        begin = time.monotonic()
+        begin = self.begin = time.monotonic()
+        self.finished_before = self._finished()
         waiting, failures = False, 0
         while self.timeout_s is None or time.monotonic() - begin < self.timeout_s:
             with ExitStack() as lock:
@@ -103,6 +106,7 @@ class Worker:
                 if left == "run":
                     waiting = False
                     failures = 0 if self._one(lock) else failures + 1
+                    self._crown()
             if left == "done":
                 return
             if left == "wait":
@@ -128,6 +132,35 @@ class Worker:
         if finished + running < self.n_trials:
             return "run"
         return "wait" if running and self.store.has_heartbeats else "done"
+
+    def _finished(self) -> int:
+        return sum(trial.state in FINISHED for trial in counted(self.study))
+
+    def _progress(self) -> str:
+        """How many trials are done, the best so far, and when the rest will be."""
+        done = self._finished()
+        parts = [f"{done}/{self.n_trials} done"]
+        found = best_trials(self.study)
+        if len(self.plan.metrics) == 1 and found:
+            parts.append(f"best {found[0].values[0]:.4f}, trial {found[0].number}")
+        if done > self.finished_before:  # by all workers, since this one began
+            each = (time.monotonic() - self.begin) / (done - self.finished_before)
+            parts.append(f"about {duration(each * (self.n_trials - done))} left")
+        return ", ".join(parts)
+
+    def _crown(self) -> None:
+        """Shows the best so far in MLflow."""
+        found = best_trials(self.study)
+        best = {
+            trial.user_attrs[RUN_ATTR]: overrides(self.plan.space, trial.params)
+            for trial in found
+            if trial.user_attrs.get(RUN_ATTR)
+        }
+        single = dict(zip(self.plan.metrics, found[0].values, strict=True)) if found[:1] else {}
+        lines = best_lines(self.study, self.plan.metrics)
+        note = f"{self._progress()}\n\n" + "\n".join(f"- {line.strip()}" for line in lines[1:])
+        if best:
+            self.parent.crown(best, single if len(found) == 1 else {}, note)
 
     def _one(self, lock: ExitStack) -> bool:
         """One trial; the lock is given up as soon as it has begun. Returns whether it succeeded."""
@@ -171,20 +204,18 @@ class Worker:
     def _run(self, trial: Trial, values: Mapping[str, Any]) -> float | Sequence[float]:
         self.running = trial.number
         self._bury(trial)
-        name = f"{trial.number:03d}-{self.plan.study}"  # the UI shows the beginning
-        settings = overrides(self.plan.space, values)
+        shown = ", ".join(f"{key.split('.')[-1]} {short(value)}" for key, value in values.items())
+        name = f"{trial.number:03d} {shown}"
         job = TrialJob(
             arguments=[
                 *self.plan.fit_arguments(values),
                 *("--trainer.logger.init_args.run_name", name),
             ],
             metrics=self.plan.metrics,
-            tags=self.parent.tags(trial.number, settings),
-            params=settings,
+            tags=self.parent.tags(trial.number),
             log=self.logs / f"{trial.number:04d}.log",
         )
-        shown = ", ".join(f"{key.split('.')[-1]} {short(value)}" for key, value in values.items())
-        self.say(f"trial {trial.number} begins: {shown}")
+        self.say(f"trial {trial.number} begins: {shown}  ({self._progress()})")
         channel, begin = StudyChannel(trial), time.monotonic()
         try:
             self.runner(job, channel)
@@ -219,6 +250,34 @@ class Worker:
         dead = trials[history[-1]]
         if dead.user_attrs.get(REASON_ATTR) is None:
             self.parent.end(dead.user_attrs.get(RUN_ATTR), "KILLED", "its worker ended")
+
+
+def best_trials(study: Study) -> list[FrozenTrial]:
+    """The best complete trial, or the Pareto front; none while no trial is complete."""
+    trials = study.get_trials(deepcopy=False)
+    if not any(trial.state == TrialState.COMPLETE for trial in trials):
+        return []
+    return sorted(study.best_trials, key=lambda trial: trial.number)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def best_lines(study: Study, metrics: Sequence[str]) -> list[str]:
+    """The best trial, or the Pareto front, as lines for people."""
+    front = best_trials(study)
+    if not front:
+        return ["no trial is complete yet"]
+    lines = ["best" if len(metrics) == 1 else f"Pareto front of {len(front)}"]
+    for trial in front:
+        values = ", ".join(f"{n} {v:.4f}" for n, v in zip(metrics, trial.values, strict=True))
+        settings = ", ".join(f"{name} {short(value)}" for name, value in trial.params.items())
+        lines.append(f"  trial {trial.number}: {values}  ({settings})")
+    return lines
 
 
 def short(value: Any) -> str:

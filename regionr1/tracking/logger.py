@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 from argparse import Namespace
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
@@ -18,10 +19,14 @@ from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from regionr1.errors import UserError
+from regionr1.evaluation.settings import flat
+from regionr1.tracking.metric_names import shown_name
 from regionr1.tracking.spool import SpoolingClient, is_away
 
 DEFAULT_TRACKING_URI = "sqlite:///mlruns/mlflow.db"
 SQLITE_PREFIX = "sqlite:///"
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Opens an experiment on its table of runs, and not on the page of traces."""
 FLUSH_S = 10.0  # how long the end of a run waits for a server that is away
 
 
@@ -124,7 +129,8 @@ def create_experiment(client: Any, tracking_uri: str, name: str) -> str:
     known = client.get_experiment_by_name(name)
     if known is None:
         try:
-            return str(client.create_experiment(name, artifact_location(tracking_uri, name)))
+            made = client.create_experiment(name, artifact_location(tracking_uri, name), KIND)
+            return str(made)
         except MlflowException:  # another process was quicker
             known = client.get_experiment_by_name(name)
             if known is None:
@@ -149,13 +155,17 @@ def _new_name() -> str:
 
 
 def _those_set(params: dict[str, Any] | Namespace) -> dict[str, Any]:
-    """Parameters that say something: MLflow prints all of them above every compared picture."""
     given = params if isinstance(params, dict) else vars(params)
     return {
         name: _those_set(value) if isinstance(value, dict | Namespace) else value
         for name, value in given.items()
         if value is not None and name != "_instantiator"  # Lightning's note to itself
     }
+
+
+LONGEST = 6000  # characters of a parameter that MLflow keeps
+MAY_CHANGE = ("trainer.", "data.", "model.scheduler", "seed_everything")
+"""Settings that a resumed run may be given anew; the others would make it another experiment."""
 
 
 class TrackingLogger(MLFlowLogger):
@@ -192,6 +202,10 @@ class TrackingLogger(MLFlowLogger):
             artifact_location=artifact_location(uri, experiment_name),
         )
         self._mlflow_client = open_client(uri)
+        self.continues = run_id is not None
+        """Whether the run was there before."""
+        self.evaluated_step: int | None = None
+        """Step of the checkpoint that is evaluated, where nothing is trained."""
         self._create_experiment(experiment_name)
 
     @rank_zero_only
@@ -211,31 +225,59 @@ class TrackingLogger(MLFlowLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
-        """Logs the parameters that are set; on a continued run they must be those of its start.
+        """Logs the parameters that are set.
+
+        MLflow never changes a parameter: what a resumed run may be given anew, such as more steps,
+        becomes a tag `resumed.NAME`.
 
         Raises:
-            UserError: If the run was started with other values.
+            UserError: If the run was started with others that may not change.
         """
-        from mlflow.exceptions import MlflowException
+        from mlflow.entities import Param
 
-        try:
-            super().log_hyperparams(_those_set(params))
-        except MlflowException as error:
-            if "Changing param values is not allowed" not in str(error):
-                raise
-            raise UserError(
-                f"run {self.run_id} was started with other model or data parameters than now; "
-                "drop the overrides, or start a new run and give it --ckpt_path"
-            ) from error
+        given = {name: str(value)[:LONGEST] for name, value in flat(_those_set(params)).items()}
+        if self.continues:
+            before = self.experiment.get_run(self.run_id).data.params
+            changed = {k: v for k, v in given.items() if before.get(k, v) != v}
+            if other := [name for name in changed if not name.startswith(MAY_CHANGE)]:
+                raise UserError(
+                    f"run {self.run_id} was started with other settings than now: {other[0]} was "
+                    f"{before[other[0]]} and is {given[other[0]]}; drop the override, or start a "
+                    "new run and give it --ckpt_path"
+                )
+            for name, value in changed.items():
+                self.experiment.set_tag(self.run_id, f"resumed.{name}", value)
+            given = {k: v for k, v in given.items() if k not in before}
+        found = [Param(name, value) for name, value in given.items()]
+        for start in range(0, len(found), 100):  # MLflow takes so many at once
+            self.experiment.log_batch(self.run_id, params=found[start : start + 100])
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Logs metrics at the number of optimizer steps that were done, under MLflow's names.
+
+        Lightning counts the steps of what it hands over from 0, and adds the epoch to it.
+        """
+        values = dict(metrics)
+        if values.pop("epoch", None) is not None:
+            step = (step or 0) + 1
+        if self.evaluated_step is not None:
+            step = self.evaluated_step
+        super().log_metrics({shown_name(name): value for name, value in values.items()}, step)
 
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:
         """Ends the run; says where its records are if the server is away."""
         if not self._initialized:
             return
+        if self.continues and self.evaluated_step is not None:
+            return self._flush()  # a test changes neither the length nor the end of a training
         ends = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED"}
+        self.experiment.set_terminated(str(self.run_id), ends.get(status, status))
+        self._flush()
+
+    def _flush(self) -> None:
         client, run_id = cast(SpoolingClient, self.experiment), str(self.run_id)
-        client.set_terminated(run_id, ends.get(status, status))
         if left := client.flush(run_id, FLUSH_S):
             folder = client.spool(run_id).folder
             print(

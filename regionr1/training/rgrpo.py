@@ -130,7 +130,7 @@ class RGRPO(LightningModule):
             loss=loss,
             max_completion_length=policy.max_new_tokens,
         )
-        self.save_hyperparameters(ignore=["policy", "reranker"])
+        self.save_hyperparameters(ignore=["policy", "reranker"], logger=False)
         self.strict_loading = False  # checkpoints hold the adapter only
         self.policy = policy
         self.reranker = reranker
@@ -259,10 +259,27 @@ class RGRPO(LightningModule):
             logged["reward/full"] = earned.full.mean()
             logged["decision/gain"] = (earned.rewards.mean(1) - earned.full).mean()
         logged |= of_loss  # with the expected reward, if the decision is exact
+        for name in self._constant:
+            logged.pop(name, None)
         means = metrics.mean_over_ranks(logged, self._gather)
         shown = {name: means.pop(name) for name in ("loss", "reward")}
         self.log_dict(shown, prog_bar=True, batch_size=len(earned.rewards))
         self.log_dict(means, batch_size=len(earned.rewards))
+
+    @property
+    def _constant(self) -> set[str]:
+        """Metrics that never change under these settings."""
+        names: set[str] = set()
+        if self.num_iterations == 1:  # new and old policy are one
+            names |= {f"clip_ratio/{part}_mean" for part in ("low", "high", "region")}
+        parts = [
+            part for part in ("mrr", "ndcg", "rank", "margin") if not getattr(self.reward, part)
+        ]
+        if not self.crop_prior.encouragement:
+            parts.append("encouragement")
+        if self.objective.decision == "exact":  # all answers are boxes
+            parts.append("full")
+        return names | {f"rewards/{part}/{kind}" for part in parts for kind in ("mean", "std")}
 
     def _gather(self, values: Tensor) -> Tensor:
         """Those of all ranks, stacked; one rank's stay as they are."""

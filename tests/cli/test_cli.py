@@ -146,8 +146,8 @@ def test_fit_resume_test_predict_are_one_run(config: Path, workspace: Path, caps
     assert sorted(path.name for path in checkpoint.parent.iterdir()) == ["last.ckpt"]
     _, resumed = only_run(workspace)
     assert resumed.info.run_id == run_id
-    steps = [point.step for point in client.get_metric_history(run_id, "loss")]
-    assert steps == list(range(7))
+    steps = [point.step for point in client.get_metric_history(run_id, "workings/loss")]
+    assert steps == [1, 2, 3, 4, 5, 6, 7]
     losses = [point.value for point in client.get_metric_history(run_id, "loss")]
     assert losses == sorted(losses, reverse=True)  # went on from where it was
 
@@ -175,7 +175,9 @@ def test_fit_resume_test_predict_are_one_run(config: Path, workspace: Path, caps
     run("fit", "-c", again, "--trainer.max_steps", 1)  # the logged config starts a new run
     assert len(client.search_runs([resumed.info.experiment_id])) == 2
 
-    with pytest.raises(UserError, match="started with other model or data parameters"):
+    with pytest.raises(
+        UserError, match="started with other settings than now: model.group_size was 8 and is 6"
+    ):
         run("fit", "--resume", run_id, "--model.group_size", 6, "--trainer.max_steps", 8)
 
 

@@ -52,11 +52,11 @@ def history(logger: TrackingLogger, name: str) -> list[tuple[int, float]]:
 
 def test_a_server_that_comes_back_gets_all(logger, server, workspace, capsys) -> None:
     client = logger.experiment
-    logger.log_metrics({"loss": 3.0}, step=0)
+    logger.log_metrics({"train/loss": 3.0}, step=0)
     server.up = False
-    logger.log_metrics({"loss": 2.0}, step=1)
+    logger.log_metrics({"train/loss": 2.0}, step=1)
     before = server.calls
-    logger.log_metrics({"loss": 1.0}, step=2)
+    logger.log_metrics({"train/loss": 1.0}, step=2)
     assert server.calls == before, "a server that is away does not hold up every step"
     client.log_text(logger.run_id, "seen", "note.txt")
     client.log_image(logger.run_id, Image.new("RGB", (8, 8)), key="crops", step=2)
@@ -65,10 +65,10 @@ def test_a_server_that_comes_back_gets_all(logger, server, workspace, capsys) ->
     client.log_artifacts(logger.run_id, str(workspace / "adapter"), "adapter")
     (workspace / "adapter" / "weights").unlink()
     client.set_tag(logger.run_id, "colour", "red")
-    assert history(logger, "loss") == [(0, 3.0)]
+    assert history(logger, "train/loss") == [(0, 3.0)]
     server.up = True
     logger.finalize("success")
-    assert history(logger, "loss") == [(0, 3.0), (1, 2.0), (2, 1.0)]
+    assert history(logger, "train/loss") == [(0, 3.0), (1, 2.0), (2, 1.0)]
     run = client.get_run(logger.run_id)
     assert run.info.status == "FINISHED" and run.data.tags["colour"] == "red"
     artifacts = workspace / "mlruns" / "colours" / logger.run_id / "artifacts"
@@ -86,7 +86,7 @@ def test_a_server_that_stays_away_gets_all_by_a_command(
     monkeypatch.setattr("regionr1.tracking.logger.FLUSH_S", 0.0)
     server.up = False
     for step in range(3):
-        logger.log_metrics({"loss": float(step)}, step=step)
+        logger.log_metrics({"train/loss": float(step)}, step=step)
     logger.finalize("failed")
     command = capsys.readouterr().out.split("When it is back:\n")[1].split()
     assert command[:2] == ["regionr1", "upload"] and Path(command[2]).is_dir()
@@ -95,7 +95,7 @@ def test_a_server_that_stays_away_gets_all_by_a_command(
     server.up = True
     assert main(command[1:]) == 0
     assert "sent 4 records" in capsys.readouterr().out
-    assert history(logger, "loss") == [(0, 0.0), (1, 1.0), (2, 2.0)]
+    assert history(logger, "train/loss") == [(0, 0.0), (1, 1.0), (2, 2.0)]
     assert logger.experiment.get_run(logger.run_id).info.status == "FAILED"
     assert main(command[1:]) == 2 and "no spool" in capsys.readouterr().err
 
@@ -109,9 +109,9 @@ def test_no_server_at_the_start_is_one_sentence(workspace: Path) -> None:
 
 
 def test_what_a_server_refuses_is_raised(logger) -> None:
-    logger.experiment.log_batch(logger.run_id, metrics=[Metric("loss", 1.0, 0, 0)])
+    logger.experiment.log_batch(logger.run_id, metrics=[Metric("train/loss", 1.0, 0, 0)])
     with pytest.raises((RestException, MlflowException)):
-        logger.experiment.log_batch("no-such-run", metrics=[Metric("loss", 1.0, 0, 0)])
+        logger.experiment.log_batch("no-such-run", metrics=[Metric("train/loss", 1.0, 0, 0)])
 
 
 @pytest.mark.slow
@@ -120,16 +120,16 @@ def test_a_real_server_that_goes_away_and_comes_back(workspace: Path, monkeypatc
     server = serve(workspace, port)
     try:
         logger = TrackingLogger(tracking_uri=f"http://127.0.0.1:{port}")
-        logger.log_metrics({"loss": 0.0}, step=0)
+        logger.log_metrics({"train/loss": 0.0}, step=0)
         kill(server)
         begin = time.monotonic()
         for step in range(1, 50):
-            logger.log_metrics({"loss": float(step)}, step=step)
+            logger.log_metrics({"train/loss": float(step)}, step=step)
         logger.experiment.log_text(logger.run_id, "seen", "note.txt")
         assert time.monotonic() - begin < 20, "training goes on"
         server = serve(workspace, port)
         logger.finalize("success")
-        assert history(logger, "loss") == [(step, float(step)) for step in range(50)]
+        assert history(logger, "train/loss") == [(step, float(step)) for step in range(50)]
         assert logger.experiment.get_run(logger.run_id).info.status == "FINISHED"
         (note,) = (workspace / "store").rglob("note.txt")
         assert note.read_text() == "seen"

@@ -26,6 +26,55 @@ def test_everything_of_a_run_is_in_one_folder(workspace: Path) -> None:
     assert again.experiment_id == logger.experiment_id and again.run_id != logger.run_id
 
 
+def test_names_and_steps_of_metrics(workspace: Path) -> None:
+    logger = TrackingLogger()
+    # Lightning's: counted from 0, with the epoch.
+    logger.log_metrics({"reward": 1.0, "rewards/mrr/mean": 2.0, "epoch": 0}, step=19)
+    logger.log_metrics({"val/mrr": 3.0, "epoch": 0}, step=19)
+    logger.log_metrics({"test/policy/mrr": 4.0, "test/centre/mrr": 5.0}, step=20)
+    run = logger.experiment.get_run(logger.run_id)
+    assert run.data.metrics == {
+        "train/reward": 1.0,
+        "workings/rewards.mrr.mean": 2.0,
+        "val/mrr": 3.0,
+        "test/policy/mrr": 4.0,
+        "workings/test.centre.mrr": 5.0,
+    }
+    for name in run.data.metrics:
+        (row,) = logger.experiment.get_metric_history(logger.run_id, name)
+        assert row.step == 20, "what Optuna and the text call it"
+
+
+def test_an_evaluation_leaves_the_end_of_the_run_it_is_logged_in(workspace: Path) -> None:
+    first = TrackingLogger()
+    first.log_metrics({"val/mrr": 0.5}, step=7)
+    first.finalize("success")
+    before = first.experiment.get_run(first.run_id).info
+    again = TrackingLogger(run_id=first.run_id)
+    again.evaluated_step = 7
+    again.log_metrics({"val/mrr": 0.6, "epoch": 0}, step=0)
+    again.finalize("failed")
+    after = again.experiment.get_run(first.run_id).info
+    assert (after.end_time, after.status) == (before.end_time, "FINISHED")
+    assert {m.step for m in again.experiment.get_metric_history(first.run_id, "val/mrr")} == {7}
+
+
+def test_a_resumed_run_may_get_more_steps_and_no_other_model(workspace: Path) -> None:
+    first = TrackingLogger()
+    started = {"trainer.max_steps": 4, "model.group_size": 8, "model.mine": {"deep": 1}}
+    first.log_hyperparams(started)
+    again = TrackingLogger(run_id=first.run_id)
+    again.log_hyperparams({**started, "trainer.max_steps": 9, "data.new": 1})
+    run = again.experiment.get_run(first.run_id)
+    assert run.data.params == {
+        **{"trainer.max_steps": "4", "model.group_size": "8", "model.mine.deep": "1"},
+        "data.new": "1",
+    }
+    assert run.data.tags["resumed.trainer.max_steps"] == "9"
+    with pytest.raises(UserError, match="model.group_size was 8 and is 6; drop the override"):
+        again.log_hyperparams({**started, "model.group_size": 6})
+
+
 def test_a_store_follows_the_working_folder(workspace: Path, tmp_path_factory, monkeypatch) -> None:
     assert prepare_store("sqlite:///mlruns/mlflow.db") == f"sqlite:///{workspace}/mlruns/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker:5000")

@@ -13,7 +13,8 @@ from regionr1.policy.adapter_folder import is_portable, write_settings
 from regionr1.tracking.callbacks.config_artifact import resolved_config
 from regionr1.tracking.callbacks.reported import ReportedModule
 from regionr1.tracking.callbacks.validation_threshold import gathered, validation_threshold
-from regionr1.tracking.logger import TrackingLogger
+from regionr1.tracking.logged_model import log_adapter
+from regionr1.tracking.run_files import keep_file, keep_folder, keep_text, tracker
 
 
 class TestTable(Callback):
@@ -43,21 +44,19 @@ class TestTable(Callback):
             outcomes += threshold_outcomes(outcomes, self.threshold.value)
         found = Findings(outcomes, self.threshold)
         print(f"\n{found.text()}")
-        logger = trainer.logger
-        if not isinstance(logger, TrackingLogger):
-            return
         for name, text in found.files().items():
-            logger.experiment.log_text(logger.run_id, text, name)
+            keep_text(trainer, text, name)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / OUTCOMES
             write_outcomes(path, outcomes)
-            logger.experiment.log_artifact(logger.run_id, str(path))
+            keep_file(trainer, path)
         values = {f"test/{name}": value for name, value in found.values().items()}
-        logger.log_metrics(values, step=trainer.global_step)
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step)
 
 
 class AdapterArtifact(Callback):
-    """Logs the trained adapter as a folder `adapter` that plain PEFT loads.
+    """Keeps the trained adapter as a folder `adapter` that plain PEFT loads, and as MLflow's model.
 
     The module writes it by save_adapter(folder). The settings it was trained with lie beside it,
     for RegionReranker.from_pretrained.
@@ -65,12 +64,14 @@ class AdapterArtifact(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the adapter once, after the last training step."""
-        logger = trainer.logger
-        if not trainer.is_global_zero or not isinstance(logger, TrackingLogger):
+        if not trainer.is_global_zero or not trainer.loggers:
             return
         with tempfile.TemporaryDirectory() as folder:
             cast(ReportedModule, pl_module).save_adapter(Path(folder))
             config = resolved_config(trainer)
             if config is not None and is_portable(config):
                 write_settings(Path(folder), config)
-            logger.experiment.log_artifacts(logger.run_id, folder, "adapter")
+            keep_folder(trainer, Path(folder), "adapter")
+            logger = tracker(trainer)
+            if logger is not None:
+                log_adapter(logger, Path(folder), trainer.global_step, config or {})

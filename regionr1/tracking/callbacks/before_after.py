@@ -11,9 +11,9 @@ from regionr1.data.shards.batch import QueryBatch
 from regionr1.evaluation.pictures import before_after
 from regionr1.evaluation.table import Outcome
 from regionr1.tracking.callbacks.reported import ReportedModule
-from regionr1.tracking.logger import TrackingLogger
+from regionr1.tracking.run_files import keep_picture, other_folder, tracker
 
-PICTURE = "before_after.png"
+PICTURE = "before_after"
 
 
 class BeforeAfter(Callback):
@@ -43,8 +43,7 @@ class BeforeAfter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Draws rank 0's first batch, whose outcomes the module has just collected."""
-        logger = trainer.logger
-        if batch_idx or not trainer.is_global_zero or not isinstance(logger, TrackingLogger):
+        if batch_idx or not trainer.is_global_zero or not trainer.loggers:
             return
         found = {(o.method, o.key): o for o in cast(ReportedModule, pl_module).test_outcomes}
         if not isinstance(batch, QueryBatch) or ("warm_start", batch.keys[0]) not in found:
@@ -60,9 +59,12 @@ class BeforeAfter(Callback):
             ]
             for method in ("warm_start", "policy")
         )
-        logger.experiment.log_image(logger.run_id, before_after(before, after), PICTURE)
-        folder = logger.experiment.get_run(logger.run_id).info.artifact_uri
-        self.drawn_at = shown_path(folder, PICTURE)
+        keep_picture(trainer, before_after(before, after), PICTURE)
+        logger = tracker(trainer)
+        folder = str(other_folder(trainer))
+        if logger is not None:
+            folder = logger.experiment.get_run(logger.run_id).info.artifact_uri
+        self.drawn_at = shown_path(folder, f"{PICTURE}.png")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says where the picture is, now that no progress bar is in the way."""

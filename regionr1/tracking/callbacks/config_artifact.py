@@ -1,4 +1,4 @@
-"""The resolved configuration as an artifact of its run."""
+"""The resolved configuration as parameters and as an artifact of its run."""
 
 from typing import Any
 
@@ -7,12 +7,15 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
 
-from regionr1.tracking.logger import TrackingLogger
+from regionr1.evaluation.settings import settings
 from regionr1.tracking.resume import CONFIG_ARTIFACT
+from regionr1.tracking.run_files import keep_text, tracker
 
 
 class ConfigArtifact(SaveConfigCallback):
     """Logs what was parsed: config.yaml for fit, config_test.yaml and so on for the other verbs.
+
+    The settings in it that can change the result are logged as parameters.
 
     Lightning's own callback writes into trainer.log_dir, which does not exist under MLflow on
     sqlite. What ties the file to this one run (run id, checkpoint) is left out, so that it can
@@ -26,28 +29,29 @@ class ConfigArtifact(SaveConfigCallback):
         config = self.resolved()
         for key in ("config", "resume", "ckpt_path"):
             config.pop(key, None)
-        settings = config["trainer"]["logger"]
+        of_logger = config["trainer"]["logger"]
         resumed = None
-        if isinstance(settings, dict):
-            resumed = settings.get("init_args", {}).pop("run_id", None)
+        if isinstance(of_logger, dict):
+            resumed = of_logger.get("init_args", {}).pop("run_id", None)
         verb = TrainerFn(stage).value
+        logger = tracker(trainer)
+        if verb == "fit" or logger is None or not logger.continues:
+            for each in trainer.loggers:
+                each.log_hyperparams(settings(config))
+        if verb == "fit" and logger is not None and logger.continues:
+            logger.experiment.update_run(logger.run_id, status="RUNNING")
         text = yaml.safe_dump(config, sort_keys=False)
         if verb == "fit" and resumed is not None:
             self.pending = text
         else:
             name = CONFIG_ARTIFACT if verb == "fit" else f"config_{verb}.yaml"
-            self._log(trainer, name, text)
+            keep_text(trainer, text, name)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         """Logs what the first step of a resumed run was done with."""
         if self.pending is not None and trainer.global_step > 0:
-            self._log(trainer, CONFIG_ARTIFACT, self.pending)
+            keep_text(trainer, self.pending, CONFIG_ARTIFACT)
             self.pending = None
-
-    def _log(self, trainer: Trainer, name: str, text: str) -> None:
-        logger = trainer.logger
-        if isinstance(logger, TrackingLogger):
-            logger.experiment.log_text(logger.run_id, text, name)
 
     def resolved(self) -> dict[str, Any]:
         """The configuration with every default."""

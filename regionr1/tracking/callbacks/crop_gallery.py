@@ -6,7 +6,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from regionr1.evaluation.pictures import crop_grid
 from regionr1.tracking.callbacks.reported import ReportedModule
-from regionr1.tracking.logger import TrackingLogger
+from regionr1.tracking.run_files import keep_picture
 
 
 class CropGallery(Callback):
@@ -30,8 +30,7 @@ class CropGallery(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws rank 0's examples."""
-        logger = trainer.logger
-        if self.every_n_steps == 0 or not isinstance(logger, TrackingLogger):
+        if self.every_n_steps == 0 or not trainer.loggers:
             return
         step = trainer.global_step
         if trainer.sanity_checking and step > 0:  # resumed
@@ -44,4 +43,4 @@ class CropGallery(Callback):
         if not shown:
             return
         self.last_step = step
-        logger.experiment.log_image(logger.run_id, crop_grid(shown), key="crops", step=step)
+        keep_picture(trainer, crop_grid(shown), "crops", step)

@@ -1,4 +1,4 @@
-"""What a run was made of: code, environment, data, scorer, seeds."""
+"""What a run was made of: code, environment, data, scorer."""
 
 import hashlib
 import importlib.metadata
@@ -13,31 +13,36 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from mlflow.entities import RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from regionr1.data.shards.datamodule import RerankDataModule
 from regionr1.data.shards.index import ShardIndex
 from regionr1.tracking.logger import TrackingLogger
+from regionr1.tracking.run_files import keep_text, tracker
+from regionr1.tracking.spool import is_away
 
 ENVIRONMENT = "environment.json"
 
 
 class Provenance(Callback):
-    """Tags the run with commit, fingerprints and seeds, and logs the environment as JSON."""
+    """Tags the run with commit and fingerprints, logs its data sets and the environment as JSON."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Tags the run once per verb, before anything is trained or measured."""
-        logger = trainer.logger
-        if not trainer.is_global_zero or not isinstance(logger, TrackingLogger):
+        if not trainer.is_global_zero or not trainer.loggers:
             return
-        tags = {**git_tags(), **seed_tags(trainer, pl_module), **fingerprints(trainer, stage)}
-        logger.experiment.log_batch(
-            logger.run_id, tags=[RunTag(key, value) for key, value in tags.items()]
-        )
+        logger = tracker(trainer)
+        if logger is not None:
+            tags = {**git_tags(), **fingerprints(trainer, stage)}
+            logger.experiment.log_batch(
+                logger.run_id, tags=[RunTag(key, value) for key, value in tags.items()]
+            )
+            log_datasets(logger, datasets(trainer, stage))
         text = json.dumps(environment(trainer), indent=1) + "\n"
         verb = TrainerFn(stage).value
         name = ENVIRONMENT if verb == "fit" else f"environment_{verb}.json"
-        logger.experiment.log_text(logger.run_id, text, name)
+        keep_text(trainer, text, name)
 
 
 def git_tags(folder: Path | None = None) -> dict[str, str]:
@@ -64,14 +69,43 @@ def _git(folder: Path, *args: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def seed_tags(trainer: Trainer, module: LightningModule) -> dict[str, str]:
-    """The seeds of everything, of the sampling noise and of the order of the data."""
-    seeds = {
-        "seed.everything": os.environ.get("PL_GLOBAL_SEED"),
-        "seed.model": module.hparams.get("seed"),
-        "seed.data": getattr(_datamodule(trainer), "seed", None),
-    }
-    return {name: str(seed) for name, seed in seeds.items() if seed is not None}
+CONTEXTS = {"train": "training", "val": "validation", "test": "testing"}
+"""MLflow's words for what a split is used for."""
+
+
+def datasets(trainer: Trainer, stage: str) -> list[DatasetInput]:
+    """The splits that a stage reads as MLflow shows them: folder, fingerprint, queries."""
+    datamodule = _datamodule(trainer)
+    if datamodule is None:
+        return []
+    folder = datamodule.folder
+    place = str(folder.resolve() if isinstance(folder, Path) else folder)
+    return [
+        DatasetInput(
+            Dataset(
+                name=f"{Path(place).name}/{index.split}",
+                digest=data_fingerprint(index),
+                source_type="local" if isinstance(folder, Path) else "url",
+                source=json.dumps({"uri": place}),
+                profile=json.dumps(
+                    {"num_rows": index.n_samples, "scorer": index.scorer_fingerprint}
+                ),
+            ),
+            [InputTag(MLFLOW_DATASET_CONTEXT, CONTEXTS[index.split])],
+        )
+        for index in datamodule.indices(stage)
+    ]
+
+
+def log_datasets(logger: TrackingLogger, inputs: list[DatasetInput]) -> None:
+    """Logs the data of a run, unless the server is away: their fingerprints are tags too."""
+    try:
+        if inputs:
+            logger.experiment.log_inputs(logger.run_id, inputs)
+    except Exception as error:  # what a server refuses is raised again
+        if not is_away(error):
+            raise
+        print("the tracking server is away: its column of data sets stays empty for this run")
 
 
 def fingerprints(trainer: Trainer, stage: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ from mlflow.entities import Metric
 
 from regionr1.errors import UserError
 from regionr1.tracking.logger import TrackingLogger
+from regionr1.tracking.run_files import tracker
 
 
 class SystemMetrics(Callback):
@@ -31,10 +32,10 @@ class SystemMetrics(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the thread that measures the machine."""
-        logger = trainer.logger
+        logger = tracker(trainer)
         if self.every_s == 0 or not trainer.is_global_zero:
             return
-        if isinstance(logger, TrackingLogger):
+        if logger is not None:
             self.ended.clear()
             self.thread = threading.Thread(target=self._watch, args=(logger,), daemon=True)
             self.thread.start()

@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-TRAIN, VALIDATION = "time/train_s_per_query", "time/val_s_per_query"
+TRAIN, VALIDATION = "workings/train_s_per_query", "val/s_per_query"
 
 
 class Throughput(Callback):

@@ -9,12 +9,11 @@ other, with a tag.
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from regionr1.tracking.channel import TRIAL_VARIABLE, PipeChannel, TrialChannel
-from regionr1.tracking.logger import TrackingLogger
+from regionr1.tracking.run_files import tracker
 
 STATE_TAG = "sweep.state"
 
@@ -26,7 +25,6 @@ class TrialCallback(Callback):
         channel: The sweep's side; None on other ranks than 0.
         metrics: Names of the metrics to report.
         tags: Tags of the MLflow run.
-        params: Parameters of the MLflow run.
     """
 
     def __init__(
@@ -34,26 +32,23 @@ class TrialCallback(Callback):
         channel: TrialChannel | None,
         metrics: Sequence[str],
         tags: Mapping[str, str],
-        params: Mapping[str, Any],
     ) -> None:
         self.channel = channel
         self.metrics = list(metrics)
         self.tags = dict(tags)
-        self.params = dict(params)
         self.pruned = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Marks the run as a trial."""
         if self.channel is None or not trainer.is_global_zero:
             return
-        logger, run_id = trainer.logger, None
-        if isinstance(logger, TrackingLogger):
-            from mlflow.entities import Param, RunTag
+        logger, run_id = tracker(trainer), None
+        if logger is not None:
+            from mlflow.entities import RunTag
 
             run_id = str(logger.run_id)
             logger.experiment.log_batch(
                 run_id,
-                params=[Param(key, str(value)) for key, value in self.params.items()],
                 tags=[RunTag(key, value) for key, value in self.tags.items()],
             )
         self.channel.started(run_id)
@@ -72,8 +67,8 @@ class TrialCallback(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says how the trial ended."""
-        logger = trainer.logger
-        if trainer.is_global_zero and isinstance(logger, TrackingLogger):
+        logger = tracker(trainer)
+        if trainer.is_global_zero and logger is not None:
             state = "PRUNED" if self.pruned else "COMPLETE"
             logger.experiment.set_tag(logger.run_id, STATE_TAG, state)
 
