@@ -6,13 +6,16 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
 
 from regionr1.errors import MachineError, UserError
 
 _EDGE = 1 << 20
+_LOCK = ".regionr1-lock"
 
 
 MEND = "make room, then run the same command again: what is whole is kept"
@@ -72,6 +75,39 @@ def whole_file(path: Path, *also: type[Exception], mend: str = MEND) -> Iterator
     except errors as error:
         reason = getattr(error, "strerror", None) or error
         raise MachineError(f"{path}: cannot be written ({reason}); {mend}.") from error
+
+
+@contextmanager
+def alone(folder: Path, doing: str) -> Iterator[None]:
+    """Let no other process do the same in a folder meanwhile, which is made where it is missing.
+
+    The machine takes the lock from a process that dies.
+
+    Args:
+        folder: The folder.
+        doing: What a process does here, for the error message.
+
+    Raises:
+        UserError: Another process does.
+        MachineError: The folder cannot be written.
+    """
+    # One lock for each folder in a process, which may take it again within.
+    lock = FileLock(folder / _LOCK, timeout=0, is_singleton=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{folder}: another process {doing}; wait for it.") from None
+    except OSError as error:
+        raise refused(folder, error, "cannot be written") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            if lock.lock_counter == 1 and os.listdir(folder) == [_LOCK]:  # nothing was done here
+                (folder / _LOCK).unlink()
+                folder.rmdir()
+        lock.release()
 
 
 def replace_whole(partial: Path, path: Path) -> None:

@@ -14,11 +14,15 @@ from regionr1.files import refused
 MAX_PIXELS = 80_000_000
 """Images above this many pixels are refused: decoding one would take over 240 MB."""
 
+MAX_RATIO = 200
+"""Qwen's image processor refuses images with a side beyond so many times the other."""
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """The formats that are opened, by Pillow's names. Others run programs (EPS starts Ghostscript) or
 are decoders that few people use and nobody attacks but on purpose."""
 
 _ORIENTATION = 0x0112  # the EXIF tag
+_ON_ITS_SIDE = (5, 6, 7, 8)
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -82,6 +86,34 @@ def open_image(source: Path | bytes, where: str, max_pixels: int = MAX_PIXELS) -
     except Exception as error:  # decoders of damaged bytes raise whatever they stumble over
         reason = str(error) or type(error).__name__
         raise UserError(f"{where}: {name} cannot be decoded ({reason}); replace it.") from error
+
+
+def upright_size(path: Path) -> tuple[int, int] | None:
+    """Width and height of an image as it will be seen, from its header alone.
+
+    Returns:
+        None where it cannot be told, as for a file that is missing or damaged.
+
+    Raises:
+        MachineError: The machine lets it not be read.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            return (height, width) if _orientation(image) in _ON_ITS_SIDE else (width, height)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno is None:  # Pillow's own, of a damaged file
+            return None
+        raise refused(path, error) from error
+    except Exception:  # decoders of damaged bytes raise whatever they stumble over
+        return None
+
+
+def extreme(width: int, height: int) -> bool:
+    """Whether an image is so long and thin that policies refuse it."""
+    return max(width, height) > MAX_RATIO * min(width, height)
 
 
 def stored_image(data: bytes, image: Image.Image) -> tuple[str, bytes]:

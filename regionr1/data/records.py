@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,23 +11,25 @@ from typing import Any
 Box = tuple[float, float, float, float]
 
 
-def box_fault(numbers: Any, width: int, height: int) -> str | None:
+def box_fault(numbers: Any, width: float, height: float) -> str | None:
     """What is wrong with a box of an image of this size; None where nothing is.
 
     A rounded edge may lie one pixel outside. Numbers of other frames do not pass: those of the
     unit square lie within the first pixel, and xywh mostly outside or without an area.
     """
-    if not isinstance(numbers, list | tuple) or len(numbers) != 4:
-        return f"box_px is {numbers!r}, not 4 numbers"
-    if any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
-        return f"box_px is {list(numbers)}, not 4 numbers"
+    try:
+        fit = len(numbers) == 4 and all(type(n) in (int, float) and abs(n) < 1e9 for n in numbers)
+    except TypeError:
+        fit = False
+    if not fit:
+        return f"box_px must be 4 numbers, not {str(numbers)[:80]}"
     x1, y1, x2, y2 = numbers
     inside = -1 <= x1 < x2 <= width + 1 and -1 <= y1 < y2 <= height + 1
     if inside and (max(numbers) > 1 or max(width, height) <= 1):
         return None
     return (
-        f"box_px {list(numbers)} is no [x1, y1, x2, y2] in pixels of its upright image of "
-        f"{width}x{height}"
+        f"box_px {list(numbers)} is no [x1, y1, x2, y2] with x1 < x2 and y1 < y2 in pixels of its "
+        "upright image" + (f" of {width}x{height}" if width < math.inf else "")
     )
 
 

@@ -218,7 +218,7 @@ def test_only_test_queries_are_drawn_in_the_unseen_style() -> None:
 
 def test_the_reader_of_evqa_reads_it_back(builtin_benchmark) -> None:
     source = EvqaSource(builtin_benchmark)
-    entities = {entity.id: entity for entity in source.entities()}
+    entities = {entity.id: entity for entity in source.entities(SkipReport())}
     assert set(entities) == {url(entity) for entity in museum.entities()}
     assert all(entity.image_paths and not entity.n_unresolved for entity in entities.values())
     for split, count in (("train", 24), ("val", 8), ("test", 10)):

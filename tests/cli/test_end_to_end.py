@@ -204,11 +204,11 @@ def question_without_gold_page(raw: Path) -> list[str]:
     return ["test.csv:2", "'wikipedia_url' is empty", "every question needs it"]
 
 
-def no_positive_in_any_pool(raw: Path) -> list[str]:
+def no_gold_page_in_the_knowledge_base(raw: Path) -> list[str]:
     for split in ("train", "val", "test"):
         text = (raw / f"{split}.csv").read_text()
         (raw / f"{split}.csv").write_text(text.replace("/wiki/", "/elsewhere/"))
-    return ["no pool of split 'train' holds a positive", "the knowledge base's keys", "raise k"]
+    return ["wiki.json: has none of the", "that the train questions ask for", "base's keys"]
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def no_positive_in_any_pool(raw: Path) -> list[str]:
         malformed_csv_row,
         malformed_kb_entry,
         question_without_gold_page,
-        no_positive_in_any_pool,
+        no_gold_page_in_the_knowledge_base,
     ],
 )
 def test_bad_published_files(raw, refused, damage) -> None:

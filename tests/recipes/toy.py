@@ -32,7 +32,7 @@ class ToySource(Source):
             else:
                 yield MissingImage(where, f"file {path}", "toy", "toy", (entity,))
 
-    def entities(self) -> Iterator[Entity]:
+    def entities(self, report: SkipReport) -> Iterator[Entity]:
         """Yield the entities in file order."""
         for _, (entity, picture) in self._lines(self.kb_path, 2):
             yield Entity(entity, entity, entity, (self.root / picture,))

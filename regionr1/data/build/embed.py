@@ -63,9 +63,10 @@ def kb_items(
     source: Source,
     seen: Callable[[Entity], object] = lambda entity: None,
     wanted: Callable[[str, str], bool] = lambda entity, image: True,
+    left_out: SkipReport | None = None,
 ) -> Iterator[Item]:
     """Every wanted image of the knowledge base that has a file; ``seen`` is told every entity."""
-    for entity in source.entities():
+    for entity in source.entities(SkipReport() if left_out is None else left_out):
         seen(entity)
         for path in entity.image_paths:
             name = path.relative_to(source.root).as_posix()
@@ -103,7 +104,8 @@ def embed_kb(
         UserError: Bad input, another scorer's store, or a non-finite embedding.
     """
     folder = kb_folder(work)
-    open_for_writing(folder, kb_identity(source, scorer, options.part_size, dtype))
+    identity = kb_identity(source, scorer, options.part_size, dtype)
+    open_for_writing(folder, identity, kb_items(source, wanted=wanted))
     (folder / "complete.json").unlink(missing_ok=True)
     names = folder / f"entities-{share.rank}.jsonl"
     left_out = SkipReport()
@@ -126,7 +128,7 @@ def embed_kb(
                     if entity.n_unresolved:
                         left_out.add(NO_FILE, entity.id, entity.n_unresolved)
 
-                items = kb_items(source, seen, wanted)
+                items = kb_items(source, seen, wanted, left_out)
                 n_parts = write_parts(
                     folder, items, embed, options.part_size, dtype, share, bar.update
                 )
@@ -202,7 +204,7 @@ def embed_queries(
     """
     folder = query_folder(work, split)
     identity = query_identity(source, scorer, split, skip_missing, options.part_size, dtype)
-    open_for_writing(folder, identity)
+    open_for_writing(folder, identity, query_items(source, split, SkipReport(), skip_missing))
     (folder / "complete.json").unlink(missing_ok=True)
     left_out = SkipReport()
 

@@ -9,6 +9,7 @@ import torch
 from torch.multiprocessing import ProcessRaisedException
 
 from regionr1.data.build.candidate_set import CandidateSet
+from regionr1.data.build.check import check_source
 from regionr1.data.build.embed import embed_kb, embed_queries
 from regionr1.data.build.stages import EmbedOptions
 from regionr1.data.build.store_writer import Share
@@ -33,6 +34,7 @@ def run_embedding(options: EmbedOptions, work: Path, candidates: Path | None = N
         devices=options.devices, batch_size=options.batch_size, part_size=options.part_size
     )
     device = device_of(options.accelerator)
+    check_source(options.open_source(), options.splits, options.skip_missing)
     if options.devices == 1:
         _embed(options, work, candidates, Share(), device, None)
         return
@@ -59,7 +61,7 @@ def _embed(
     fabric: Fabric | None,
 ) -> None:
     source, scorer = options.open_source(), options.open_scorer(device)
-    # Queries first: what is wrong with them shows before days went into the knowledge base.
+    # Queries first: images that cannot be read show before days went into the knowledge base.
     completes = [
         embed_queries(
             source, scorer, work, split, options.skip_missing, options, options.dtype, share

@@ -18,11 +18,18 @@ from regionr1.data.build.pools import Pools
 from regionr1.data.build.pools_imported import NO_RESULT
 from regionr1.data.build.store import EmbeddingStore
 from regionr1.data.chunks import chunks
-from regionr1.data.images import open_image, read_image_bytes, stored_image
+from regionr1.data.images import (
+    MAX_RATIO,
+    extreme,
+    open_image,
+    read_image_bytes,
+    stored_image,
+)
 from regionr1.data.records import Query, SkipReport
 from regionr1.data.shards.samples import ShardSample, pack_sample
 
 CHUNK = 64
+EXTREME = f"aspect ratio of the query image beyond {MAX_RATIO}:1, which policies refuse"
 
 
 @dataclass(slots=True)
@@ -87,6 +94,10 @@ def labelled_samples(split: SplitWork, kb: EmbeddingStore, root: Path) -> Iterat
             opened = threads.map(_open_query, queries)
             for n, (query, (data, image)) in enumerate(zip(queries, opened, strict=True)):
                 pool = [int(row) for row in split.pools.rows[rows[n]] if row >= 0]
+                if extreme(*image.size):
+                    width, height = image.size
+                    split.skipped.add(EXTREME, f"{query.key} ({width}x{height})")
+                    continue
                 sample = _sample(query, image, kb, pool, full[n], exact)
                 sample.image_name = query.image_path.relative_to(root).as_posix()
                 if _count(split, sample, query, kb):

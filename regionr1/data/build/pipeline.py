@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from tempfile import mkdtemp
 
 from regionr1.data.build.embed import (
     kb_folder,
@@ -19,15 +20,15 @@ from regionr1.data.build.embed import (
 )
 from regionr1.data.build.embed_run import run_embedding
 from regionr1.data.build.pools import build_index, search_pools
-from regionr1.data.build.pools_imported import pools_from_faiss, pools_from_results
+from regionr1.data.build.pools_imported import check_import, pools_from_faiss, pools_from_results
 from regionr1.data.build.stages import EMBED_MEND, PoolOptions, Prepare
 from regionr1.data.build.store import EmbeddingStore, store_digest
 from regionr1.data.build.store_writer import planned_items
 from regionr1.data.build.write import built_from, is_current, pool_request, shards_from_work
 from regionr1.data.records import SkipReport
 from regionr1.data.shards.index import ShardIndex, index_path, verify_index
-from regionr1.errors import at_least_one
-from regionr1.files import refused
+from regionr1.errors import UserError, at_least_one
+from regionr1.files import alone
 
 
 def build_shards(options: Prepare) -> list[ShardIndex]:
@@ -42,10 +43,13 @@ def build_shards(options: Prepare) -> list[ShardIndex]:
         UserError: Bad input, or ``out`` holds other shards and ``overwrite`` is off.
     """
     at_least_one(samples_per_shard=options.samples_per_shard, splits=len(options.splits))
+    if options.out.exists() and not options.out.is_dir():
+        raise UserError(f"{options.out}: is no folder; name another for the shards.")
     splits = tuple(dict.fromkeys(options.splits))
     stale = splits if options.work is not None else _stale(options, splits)
     if stale:
         with _work_folder(options) as work:
+            check_import(options)
             run_embedding(replace(options, splits=stale), work)
             make_pools(work, stale, options, options.index_kind)
             shards_from_work(options, options.root, work, stale)
@@ -105,17 +109,30 @@ def _stale(options: Prepare, splits: Sequence[str]) -> tuple[str, ...]:
 
 @contextmanager
 def _work_folder(options: Prepare) -> Iterator[Path]:
-    """The work folder that the user named, or one that is removed afterwards."""
-    if options.work is not None:
-        yield options.work
-        return
+    """The work folder that the user named, or a hidden one that is removed when all is done.
+
+    What a killed or failed run embedded in the hidden one is gone on with, by settings: those of
+    other settings are thrown away.
+    """
     out = options.out
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(mkdtemp(prefix=f".{out.name}.work-", dir=out.parent))
-    except OSError as error:
-        raise refused(out, error, "cannot be created") from error
-    try:
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    hidden = out.parent / f".{out.name}.work"
+    folder = options.work or hidden
+    with alone(folder, "builds shards with it"):
+        for path in folder.rglob(".*.partial-*"):  # what a kill left half written
+            path.unlink(missing_ok=True)
+        work = folder
+        if options.work is None:
+            settings = [options.source, options.open_scorer().fingerprint(), options.dtype]
+            text = json.dumps([*settings, options.part_size])
+            work = hidden / hashlib.sha256(text.encode()).hexdigest()[:12]
+            for other in hidden.iterdir():
+                if other.is_dir() and other != work:
+                    shutil.rmtree(other, ignore_errors=True)
+        try:
+            yield work
+        except BaseException:
+            if options.work is None and not any(work.glob("*/part-*.json")):
+                shutil.rmtree(hidden, ignore_errors=True)
+            raise
+        if options.work is None:
+            shutil.rmtree(hidden, ignore_errors=True)

@@ -17,6 +17,7 @@ import numpy as np
 
 from regionr1.data.build.pools import NO_ROW, Pools, read_faiss, refuse_other_scorer, write_pools
 from regionr1.data.build.safe_pickle import load_int_list
+from regionr1.data.build.stages import PoolOptions
 from regionr1.data.build.store import EmbeddingStore
 from regionr1.data.readers.json_object import scan_object
 from regionr1.data.readers.key_index import IN_MEMORY_BELOW, KeyIndex
@@ -27,6 +28,7 @@ from regionr1.files import file_identity
 NO_RESULT = "no retrieval result for the query"
 NOT_IN_KB = "retrieved page is not in the knowledge base"
 NO_PICTURE = "retrieved page without a usable image"
+_MAPPED = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY
 SEARCHED_ROWS = 20
 """EchoSight searches this many images and then counts their pages."""
 
@@ -105,8 +107,7 @@ def pools_from_faiss(
     """
     refuse_other_scorer(kb, queries, split)
     path = index_file(source)
-    flags = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY
-    index = read_faiss(path, "name the right one", flags)
+    index = read_faiss(path, "name the right one", _MAPPED)
     if index.d != kb.dim:
         raise UserError(
             f"{path}: holds vectors of {index.d} numbers where the scorer gives {kb.dim}; embed "
@@ -127,6 +128,23 @@ def pools_from_faiss(
         header.update(skipped=skipped.as_dict(), examples=skipped.first)
 
     return write_pools(work, split, found(), len(queries), k, header)
+
+
+def check_import(options: PoolOptions) -> None:
+    """Refuse what cannot be imported before anything is embedded for it.
+
+    Raises:
+        UserError: A malformed result file, or ids that are no plain list of integers.
+    """
+    if options.results is not None:
+        table = retrieved_pages(options.results)
+        for data_id in table.keys():
+            pages_of(json.loads(table.get(data_id) or "null"), f"{options.results}: {data_id!r}")
+    elif options.faiss is not None:
+        path = index_file(options.faiss)
+        index = read_faiss(path, "name the right one", _MAPPED)
+        if options.faiss.is_dir():
+            _index_ids(options.faiss, index.ntotal, index.ntotal, path)
 
 
 def import_request(kind: str, k: int, path: Path) -> dict[str, Any]:

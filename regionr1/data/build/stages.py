@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from regionr1.data.readers.base import SPLITS
 from regionr1.data.readers.registry import SourceName, open_source
 from regionr1.errors import UserError
+from regionr1.files import alone
 
 if TYPE_CHECKING:
     import torch
@@ -146,7 +147,8 @@ class Embed(EmbedOptions):
         from regionr1.data.build.embed_run import run_embedding
         from regionr1.data.build.store import EmbeddingStore
 
-        run_embedding(self, self.work)
+        with alone(self.work, "embeds into it"):
+            run_embedding(self, self.work)
         for folder in (*(query_folder(self.work, s) for s in self.splits), kb_folder(self.work)):
             print("\n".join(EmbeddingStore(folder, EMBED_MEND).summary()))
         print(f"embedded into {self.work}; next: regionr1 data index --work {self.work}")
@@ -207,7 +209,7 @@ class Prepare(EmbedOptions, PoolOptions, ShardOptions):
 
     Attributes:
         work: Folder for embeddings, index and pools; only needed again to change what follows. Left
-            out, they are thrown away, and a killed run begins anew.
+            out, they lie in a hidden folder beside ``out`` until all is done.
         index_kind: Kind of our own index; see ``regionr1 data index --help``.
     """
 

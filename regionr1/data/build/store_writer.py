@@ -69,8 +69,15 @@ class Share:
 ALONE = Share()
 
 
-def open_for_writing(folder: Path, identity: dict[str, Any]) -> None:
+def open_for_writing(folder: Path, identity: dict[str, Any], items: Iterable[Item]) -> None:
     """Create a store, or go on with one made from the same.
+
+    Where the files were mended, parts whose items are what they were are kept.
+
+    Args:
+        folder: The store.
+        identity: What it is made from.
+        items: All items, of which few are looked at.
 
     Raises:
         UserError: It holds embeddings made from something else, which is named.
@@ -86,7 +93,9 @@ def open_for_writing(folder: Path, identity: dict[str, Any]) -> None:
         ]
         if not differing:
             return
-        if any(folder.glob("part-*")):  # else a run failed before it embedded anything
+        mended = _only_which_items(differing, identity) and _of_one_data_set(folder, items)
+        # Without parts, a run failed before it embedded anything.
+        if any(folder.glob("part-*")) and not mended:
             raise UserError(
                 f"{folder}: holds embeddings made with another {' and another '.join(differing)}; "
                 "name another work folder, or remove this one."
@@ -96,6 +105,22 @@ def open_for_writing(folder: Path, identity: dict[str, Any]) -> None:
     except OSError as error:
         raise refused(folder, error, "cannot be created") from error
     write_json(path, identity)
+
+
+def _only_which_items(differing: list[str], identity: dict[str, Any]) -> bool:
+    """Whether what differs decides which items there are, and not what an item's row is."""
+    if "skip_missing" in differing and not identity["skip_missing"]:
+        return False  # what was left out must be met again
+    return {*differing} <= {"files", "skip_missing", "two-hop choice"}
+
+
+def _of_one_data_set(folder: Path, items: Iterable[Item]) -> bool:
+    """Whether the first part that has rows has one of an item that is still there."""
+    for path in sorted(folder.glob("part-*.jsonl")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        if known := {tuple(json.loads(line)) for line in lines}:
+            return any((item.owner, item.data) in known for item in items)
+    return True
 
 
 def write_parts(

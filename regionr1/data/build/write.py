@@ -7,7 +7,6 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 from regionr1.data.build.embed import NO_IMAGE, kb_folder, query_folder
@@ -28,7 +27,10 @@ from regionr1.data.shards.index import (
     write_shards,
 )
 from regionr1.errors import MachineError, UserError, at_least_one
-from regionr1.files import refused
+from regionr1.files import alone, refused
+
+_BEFORE = ".before"
+"""Where the indices of shards lie while others take their place."""
 
 
 def pool_request(options: PoolOptions, index_kind: str) -> dict[str, Any]:
@@ -123,46 +125,59 @@ def _write(
     if (first := kb.entity_without_image()) is not None:
         without.add(NO_IMAGE, first, kb.counts["entities"] - kb.counts["owners"])
     numbers = {"entities": kb.counts["entities"], "images": len(kb), **without.counts}
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-    except OSError as error:
-        raise refused(out, error, "cannot be created") from error
-    try:
-        for split, made_from in work:
-            encoded = labelled_samples(split, kb, root)
-            files = write_shards(staging, split.name, encoded, samples_per_shard)
-            if split.n_with_positive == 0:
-                raise UserError(
-                    f"{root}: no pool of split {split.name!r} holds a positive (of "
-                    f"{split.misses.total} pools); check that the gold entities are the "
-                    "knowledge base's keys, or raise k."
-                )
-            index = ShardIndex(
-                split=split.name,
-                source=kb.identity["source"],
-                k=split.pools.k,
-                dim=kb.dim,
-                n_read=split.n_read,
-                n_samples=split.n_samples,
-                skipped=split.skipped.as_dict(),
-                misses=split.misses.as_dict(),
-                n_with_positive=split.n_with_positive,
-                full_first=split.full_first,
-                knowledge_base=numbers,
-                scorer_fingerprint=kb.identity["scorer"],
-                built_from=made_from,
-                shards=files,
-                groups=split.groups,
-                examples=_portable(root, without, split.misses, split.skipped),
+    folder = out.parent / f".{out.name}.partial"
+    staging = folder / "shards"
+    with alone(folder, f"writes shards to {out}"):
+        try:
+            shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
+            staging.mkdir()
+            _write_splits(root, kb, out, staging, work, samples_per_shard, without, numbers)
+            _publish(staging, out, [split.name for split, _ in work])
+        except OSError as error:
+            raise refused(out, error, "cannot be written") from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_splits(
+    root: Path,
+    kb: EmbeddingStore,
+    out: Path,
+    staging: Path,
+    work: list[tuple[SplitWork, str]],
+    samples_per_shard: int,
+    without: SkipReport,
+    numbers: dict[str, int],
+) -> None:
+    for split, made_from in work:
+        encoded = labelled_samples(split, kb, root)
+        files = write_shards(staging, split.name, encoded, samples_per_shard)
+        if split.n_with_positive == 0:
+            raise UserError(
+                f"{root}: no pool of split {split.name!r} holds a positive (of "
+                f"{split.misses.total} pools); check that the gold entities are the "
+                "knowledge base's keys, or raise k."
             )
-            index.scorers = _added_to_same(out, index)
-            index.save(staging)
-        _publish(staging, out, [split.name for split, _ in work])
-    except OSError as error:
-        raise refused(out, error, "cannot be written") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        index = ShardIndex(
+            split=split.name,
+            source=kb.identity["source"],
+            k=split.pools.k,
+            dim=kb.dim,
+            n_read=split.n_read,
+            n_samples=split.n_samples,
+            skipped=split.skipped.as_dict(),
+            misses=split.misses.as_dict(),
+            n_with_positive=split.n_with_positive,
+            full_first=split.full_first,
+            knowledge_base=numbers,
+            scorer_fingerprint=kb.identity["scorer"],
+            built_from=made_from,
+            shards=files,
+            groups=split.groups,
+            examples=_portable(root, without, split.misses, split.skipped),
+        )
+        index.scorers = _added_to_same(out, index)
+        index.save(staging)
 
 
 def _portable(root: Path, *reports: SkipReport) -> dict[str, str]:
@@ -173,19 +188,23 @@ def _portable(root: Path, *reports: SkipReport) -> dict[str, str]:
 
 def _added_to_same(out: Path, index: ShardIndex) -> list[AddedScorer]:
     """Other scorers' embeddings that ``out`` holds of the very shards that were written again."""
-    try:
-        found = load_index(out, index.split)
-    except UserError:
-        return []
-    return found.scorers if found.shards == index.shards else []
+    for folder in (out, out / _BEFORE):
+        try:
+            found = load_index(folder, index.split)
+        except MachineError:
+            raise
+        except UserError:
+            continue
+        return found.scorers if found.shards == index.shards else []
+    return []
 
 
 def _publish(staging: Path, out: Path, splits: list[str]) -> None:
     """Move whole shards into place; every split's index goes last."""
-    # mkdtemp makes private folders; the published one follows the user's umask.
-    out.mkdir(exist_ok=True)
+    (out / _BEFORE).mkdir(parents=True, exist_ok=True)
     for split in splits:
-        index_path(out, split).unlink(missing_ok=True)
+        if index_path(out, split).exists():  # kept until the new one is there: it names scorers
+            index_path(out, split).replace(index_path(out / _BEFORE, split))
         for old in out.glob(f"{split}-[0-9]*.tar"):
             old.unlink()
         for tar in sorted(staging.glob(f"{split}-[0-9]*.tar")):
@@ -195,3 +214,4 @@ def _publish(staging: Path, out: Path, splits: list[str]) -> None:
         for old in out.glob(f"scorer-*/{split}-[0-9]*.tar"):
             if f"{old.parent.name}/{old.name}" not in kept:
                 old.unlink()
+    shutil.rmtree(out / _BEFORE)

@@ -11,6 +11,7 @@ from regionr1.data.records import Entity, MissingImage, Query, SkipReport
 from regionr1.errors import UserError
 
 SPLITS = ("train", "val", "test")
+NO_IMAGE_ID = "question without an image id"
 
 
 class Source(ABC):
@@ -77,8 +78,15 @@ class Source(ABC):
         """The file of a split's questions, whether it exists or not."""
 
     @abstractmethod
-    def entities(self) -> Iterator[Entity]:
-        """Yield the pages of the knowledge base in file order."""
+    def entities(self, report: SkipReport) -> Iterator[Entity]:
+        """Yield the pages of the knowledge base in file order, each id once.
+
+        Args:
+            report: Receives what is left out on purpose, and why.
+
+        Raises:
+            UserError: A malformed record, or an id that occurs twice, named by file and line.
+        """
 
     @abstractmethod
     def files(self, split: str) -> list[Path]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from regionr1.data.readers.base import SPLITS, Source
+from regionr1.data.readers.base import NO_IMAGE_ID, SPLITS, Source
 from regionr1.data.readers.kb import read_entities
 from regionr1.data.readers.kb_images import KbImages
 from regionr1.data.readers.query_images import InatImages, LandmarkImages
@@ -58,7 +58,7 @@ class EvqaSource(Source):
         # E-VQA takes its val and test images from iNaturalist's val part.
         self.inat = {part: InatImages(self.root / "inaturalist", part) for part in ("train", "val")}
 
-    def entities(self) -> Iterator[Entity]:
+    def entities(self, report: SkipReport) -> Iterator[Entity]:
         """Yield the pages of the knowledge base; see `regionr1.data.readers.kb.read_entities`."""
         return read_entities(self.kb_path, self.kb_images)
 
@@ -101,7 +101,10 @@ class EvqaSource(Source):
                 data_id = row.get("data_id") or f"E-VQA_{n_single_hop}"
                 n_single_hop += 1
             elif not self.include_two_hop:
-                report.add("2_hop question", where, n=len(image_ids))
+                report.add("2_hop question", where, n=max(1, len(image_ids)))
+                continue
+            if not image_ids:
+                report.add(NO_IMAGE_ID, where)
                 continue
             kind, source = row["question_type"], row["dataset_name"]
             subset = (row.get("subset") or "").strip()
@@ -122,7 +125,7 @@ class EvqaSource(Source):
                     question_type=kind,
                     source=source,
                     split=split,
-                    reference_box_px=self._boxes.get((source, image_id)),
+                    reference_box_px=self._box(source, image_id, path),
                     # They look at the first image of a row only.
                     data_id=data_id if n == 0 else "",
                     subset=subset,
@@ -142,8 +145,8 @@ class EvqaSource(Source):
         )
 
     def _check_row(self, row: dict[str, str], split: str, where: str) -> list[str]:
-        """Check one row's fields and return its image ids."""
-        for name in REQUIRED:
+        """Check one row's fields and return its image ids, none where there are none."""
+        for name in REQUIRED[:-1]:
             if not row[name].strip():
                 raise UserError(f"{where}: column {name!r} is empty; every question needs it.")
         if row["question_type"] not in TYPES:
@@ -156,19 +159,24 @@ class EvqaSource(Source):
             raise UserError(f"{where}: row belongs to split {named_split!r}; move it there.")
         if not all(row["wikipedia_url"].strip().split("|")):
             raise UserError(f"{where}: column 'wikipedia_url' has an empty part.")
-        image_ids = row["dataset_image_ids"].strip().split("|")
+        named = row["dataset_image_ids"].strip()
+        image_ids = named.split("|") if named else []
         for image_id in image_ids:
             if not _IMAGE_ID.fullmatch(image_id):
                 raise UserError(f"{where}: {image_id!r} is not an image id.")
         return image_ids
 
+    def _box(self, source: str, image_id: str, image: Path) -> Box | None:
+        found = self._boxes.get((source, image_id))
+        return None if found is None else read_box(list(found[0]), found[1], image)
+
     @cached_property
-    def _boxes(self) -> dict[tuple[str, str], Box]:
+    def _boxes(self) -> dict[tuple[str, str], tuple[Box, str]]:
         path = self.root / "reference_boxes.jsonl"
         if not path.is_file():
             return {}
-        boxes: dict[tuple[str, str], Box] = {}
+        boxes: dict[tuple[str, str], tuple[Box, str]] = {}
         for line, record in json_lines(path, BOX_KEYS, "the reference boxes"):
             key = (str(record["dataset_name"]), str(record["image_id"]))
-            boxes[key] = read_box(record["box_px"], f"{path}:{line}")
+            boxes[key] = read_box(record["box_px"], f"{path}:{line}"), f"{path}:{line}"
         return boxes

@@ -13,14 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from regionr1.data.readers.base import Source
+from regionr1.data.readers.base import NO_IMAGE_ID, Source
 from regionr1.data.readers.kb import read_entities
 from regionr1.data.readers.kb_images import KbImages
 from regionr1.data.readers.key_index import KeyIndex
 from regionr1.data.readers.query_images import OvenImages
-from regionr1.data.readers.tables import csv_rows, first_existing, json_lines, text_of
+from regionr1.data.readers.tables import csv_rows, first_existing, json_lines, shown, text_of
 from regionr1.data.readers.wiki6m import WIKI6M_NAMES, read_wiki6m
 from regionr1.data.records import Entity, MissingImage, Query, SkipReport
+from regionr1.data.seen import Seen
 from regionr1.errors import UserError
 
 HELD_OUT = 50
@@ -29,8 +30,9 @@ HELD_OUT = 50
 ECHOSIGHT_KB = "wiki_100_dict_v4.json"
 ECHOSIGHT_CSV = {"train": "infoseek_train_filtered.csv", "val": "infoseek_test_filtered.csv"}
 CSV_COLUMNS = ("question", "question_type", "wikipedia_url", "dataset_image_ids", "data_id")
+QTYPES = "infoseek_val_qtype.jsonl"
 _ID = re.compile(r"[A-Za-z0-9_-]+")  # it becomes part of file names
-RECORD_KEYS = ("data_id", "image_id", "question", "data_split")
+RECORD_KEYS = ("data_id", "question", "data_split")
 
 
 class InfoseekSource(Source):
@@ -68,11 +70,11 @@ class InfoseekSource(Source):
         self.oven = OvenImages(self.root / "oven_images")
         self._joins: dict[str, KeyIndex] = {}
 
-    def entities(self) -> Iterator[Entity]:
+    def entities(self, report: SkipReport) -> Iterator[Entity]:
         """Yield the pages of the knowledge base."""
         if self.by_url:
             return read_entities(self.kb_path, self.kb_images)
-        return read_wiki6m(self.kb_path, self.root)
+        return read_wiki6m(self.kb_path, self.root, report)
 
     def files(self, split: str) -> list[Path]:
         """Text files that decide what ``split`` contains, those that exist, in a fixed order."""
@@ -94,23 +96,32 @@ class InfoseekSource(Source):
         else:
             for part in ("train", "val"):
                 needed += [self.root / f"infoseek_{part}{end}.jsonl" for end in ("", "_withkb")]
-        return [f"{path.relative_to(self.root)} is missing" for path in needed if not path.exists()]
+        found = [
+            f"{path.relative_to(self.root)} is missing" for path in needed if not path.exists()
+        ]
+        if not (self.root / QTYPES).is_file():
+            found.append(
+                f"{QTYPES} is missing: types are told by the questions' file, where a range tells "
+                "numerical and a time looks like any string"
+            )
+        return found
 
     def read(self, split: str, report: SkipReport) -> Iterator[Query | MissingImage]:
         """Yield every question; ``val`` and ``train`` share out InfoSeek's train by entity."""
         part = _part(split)
         read = self._echosight if self.by_url else self._official
-        seen: set[bytes] = set()
+        seen = Seen()
         for where, data_id, image_id, question, gold, kind, subset in read(part, report):
+            if part == "train" and (split == "val") != held_out(gold):
+                continue
+            if not image_id:
+                report.add(NO_IMAGE_ID, where)
+                continue
             for name, value in (("data_id", data_id), ("image id", image_id)):
                 if not _ID.fullmatch(value):
-                    raise UserError(f"{where}: {value!r} is no {name}.")
-            # A digest of 8 bytes: a million whole ids would take ten times the memory.
-            digest = hashlib.blake2b(data_id.encode(), digest_size=8).digest()
-            if digest in seen:
-                raise UserError(f"{where}: data_id {data_id!r} occurs twice; keep one.")
-            seen.add(digest)
-            if part == "train" and (split == "val") != held_out(gold):
+                    raise UserError(f"{where}: {shown(value)} is no {name}.")
+            if seen.add(data_id):
+                report.add("question of a data_id that came before", where)
                 continue
             path = self.find_image(self.oven, image_id, "", where)
             if isinstance(path, str):
@@ -141,7 +152,8 @@ class InfoseekSource(Source):
         for line, row in csv_rows(path, CSV_COLUMNS, "EchoSight's InfoSeek questions"):
             where = f"{path}:{line}"
             for name in CSV_COLUMNS:
-                text_of(row, name, where)
+                if name != "dataset_image_ids":
+                    text_of(row, name, where)
             data_id = row["data_id"].strip()
             kind = self._joined("qtype", part, data_id) or row["question_type"].strip()
             subset = self._joined("", part, data_id) or ""
@@ -156,6 +168,9 @@ class InfoseekSource(Source):
         for line, record in json_lines(path, RECORD_KEYS, "InfoSeek's questions"):
             where = f"{path}:{line}"
             values = {name: text_of(record, name, where) for name in RECORD_KEYS}
+            image_id = record.get("image_id") or ""
+            if not isinstance(image_id, str):
+                raise UserError(f"{where}: {shown(image_id)} is no image id.")
             data_id = values["data_id"]
             gold = self._joined("withkb", part, data_id)
             if gold is None:
@@ -163,7 +178,8 @@ class InfoseekSource(Source):
                 continue
             kind = self._joined("qtype", part, data_id) or answer_type(record)
             subset = _subset(values["data_split"], part)
-            yield where, data_id, values["image_id"], values["question"], gold, kind.lower(), subset
+            image_id = image_id.strip()
+            yield where, data_id, image_id, values["question"], gold, kind.lower(), subset
 
     def _joined(self, table: str, part: str, data_id: str) -> str | None:
         """The value that a file of ``data_id`` lines has for a question, or None.
@@ -180,8 +196,13 @@ class InfoseekSource(Source):
                 return None
 
             def lines() -> Iterator[tuple[str, str]]:
-                for line, record in json_lines(path, ("data_id", key), path.name):
-                    yield record["data_id"], text_of(record, key, f"{path}:{line}")
+                seen = Seen()
+                for _, record in json_lines(path, (), path.name):
+                    name, value = record.get("data_id"), record.get(key)
+                    # A line that says nothing leaves its question without, which is counted.
+                    if isinstance(name, str) and isinstance(value, str) and value.strip():
+                        if not seen.add(name):
+                            yield name, value.strip()
 
             self._joins[path.name] = KeyIndex(path, path.name, lines)
         value = self._joins[path.name].get(data_id)

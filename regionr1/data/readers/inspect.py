@@ -142,11 +142,12 @@ def _count_split(source: Source, split: str) -> tuple[SplitCounts, set[str]]:
 def _count_kb(source: Source, gold: dict[str, set[str]]) -> dict[str, int]:
     """Count the knowledge base in one pass; entities found are taken out of ``gold``."""
     numbers: Counter[str] = Counter()
-    for entity in tqdm(source.entities(), desc="knowledge base", unit="page", disable=None):
+    report = SkipReport()
+    for entity in tqdm(source.entities(report), desc="knowledge base", unit="page", disable=None):
         numbers["entities"] += 1
         numbers["entities with an image file"] += bool(entity.image_paths)
         numbers["images with a file"] += len(entity.image_paths)
         numbers["images without a file"] += entity.n_unresolved
         for wanted in gold.values():
             wanted.discard(entity.id)
-    return dict(numbers)
+    return {**numbers, **{f"x {reason}": n for reason, n in report.as_dict().items()}}

@@ -11,6 +11,7 @@ from pathlib import Path
 from regionr1.data.readers.json_object import scan_object
 from regionr1.data.readers.kb_images import KbImages
 from regionr1.data.records import Entity
+from regionr1.data.seen import Seen
 from regionr1.errors import UserError
 
 WHAT = "the knowledge base"
@@ -30,7 +31,13 @@ def read_entities(path: Path, images: KbImages) -> Iterator[Entity]:
     Raises:
         UserError: A file is missing or broken, or an entry is malformed (its key is named).
     """
-    for url, entry in scan_object(path, WHAT):
+    seen = Seen()
+    for number, (url, entry) in enumerate(scan_object(path, WHAT), start=1):
+        if seen.add(url):
+            raise UserError(
+                f"{path}: KB entry {url!r} occurs twice, the second time as entry {number:,}; "
+                "keep one."
+            )
         _check_entry(entry, url, path)
         found = tuple(file for file in map(images.find, entry["image_urls"]) if file is not None)
         lead = entry["section_texts"][0] if entry["section_texts"] else ""

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from regionr1.data.readers.base import SPLITS, Source
-from regionr1.data.readers.tables import json_lines, read_box, resolve_inside, text_of
+from regionr1.data.readers.tables import json_lines, read_box, resolve_inside, shown, text_of
 from regionr1.data.records import Entity, MissingImage, Query, SkipReport
+from regionr1.data.seen import Seen
 from regionr1.errors import UserError
 
 _KEY = re.compile(r"[^A-Za-z0-9_-]")
@@ -39,20 +40,23 @@ class OwnSource(Source):
             raise UserError(f"{root}: no such folder; name the one that holds your JSON Lines.")
         self.kb_path = self.root / (kb or "entities.jsonl")
 
-    def entities(self) -> Iterator[Entity]:
+    def entities(self, report: SkipReport) -> Iterator[Entity]:
         """Yield the entities in file order."""
+        seen = Seen()
         for line, record in json_lines(self.kb_path, ("id", "title", "images"), "the entities"):
             where = f"{self.kb_path}:{line}"
-            title = text_of(record, "title", where)
+            entity_id, title = text_of(record, "id", where), text_of(record, "title", where)
+            if seen.add(entity_id):
+                raise UserError(f"{where}: id {entity_id!r} occurs twice; keep one.")
             text = record.get("text", "")
             if not isinstance(text, str):
-                raise UserError(f"{where}: 'text' must be a text, got {text!r}.")
+                raise UserError(f"{where}: 'text' must be a text, got {shown(text)}.")
             named = [
                 resolve_inside(self.root, name, where) for name in _texts(record, "images", where)
             ]
             found = tuple(path for path in named if path.is_file())
             yield Entity(
-                id=text_of(record, "id", where),
+                id=entity_id,
                 title=title,
                 text=f"{title}\n{text}".strip(),
                 image_paths=found,
@@ -80,13 +84,12 @@ class OwnSource(Source):
     def read(self, split: str, report: SkipReport) -> Iterator[Query | MissingImage]:
         """Yield every query of a split in file order."""
         path = self.questions_path(split)
-        seen: set[str] = set()
+        seen = Seen()
         for line, record in json_lines(path, ("image", "question", "gold"), "the queries"):
             where = f"{path}:{line}"
             query_id = text_of(record, "id", where) if "id" in record else f"{split}-{line:07d}"
-            if query_id in seen:
+            if seen.add(query_id):
                 raise UserError(f"{where}: id {query_id!r} occurs twice; keep one.")
-            seen.add(query_id)
             gold = _texts(record, "gold", where)
             if not gold:
                 raise UserError(f"{where}: 'gold' names no entity.")
@@ -108,7 +111,7 @@ class OwnSource(Source):
                 question_type=kind,
                 source=source,
                 split=split,
-                reference_box_px=None if box is None else read_box(box, where),
+                reference_box_px=None if box is None else read_box(box, where, image),
                 data_id=query_id,
                 subset=subset,
             )
@@ -117,5 +120,5 @@ class OwnSource(Source):
 def _texts(record: dict[str, Any], name: str, where: str) -> list[str]:
     value = record[name]
     if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
-        raise UserError(f"{where}: {name!r} must be a list of texts, got {value!r}.")
+        raise UserError(f"{where}: {name!r} must be a list of texts, got {shown(value)}.")
     return value

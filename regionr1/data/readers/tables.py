@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
-from regionr1.data.records import Box
+from regionr1.data.images import upright_size
+from regionr1.data.records import Box, box_fault
 from regionr1.errors import UserError
 from regionr1.files import parse_json, refused
 
@@ -125,20 +126,28 @@ def _record(line: bytes, required: Sequence[str], where: str) -> dict[str, Any]:
     return record
 
 
-def read_box(numbers: object, where: str) -> Box:
-    """An xyxy box of four finite numbers with an area; anything else raises."""
-    if not isinstance(numbers, list):
-        raise UserError(f"{where}: box_px must be 4 numbers, not {shown(numbers)}.")
-    try:
-        x1, y1, x2, y2 = (float(value) for value in numbers)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise UserError(f"{where}: box_px must be 4 numbers, not {shown(numbers)}.") from error
-    if not (all(map(math.isfinite, (x1, y1, x2, y2))) and x1 < x2 and y1 < y2):
-        raise UserError(
-            f"{where}: box_px {numbers} must be [x1, y1, x2, y2] with x1 < x2 and y1 < y2, in "
-            "pixels of the upright image; convert it from x, y, width, height."
-        )
-    return x1, y1, x2, y2
+def read_box(numbers: object, where: str, image: Path | None = None) -> Box:
+    """The xyxy box that a file names, in pixels of its upright image.
+
+    Args:
+        numbers: What stands there.
+        where: File and line.
+        image: The image's file, if it is known already; where it cannot be opened, whoever decodes
+            it says so.
+
+    Raises:
+        UserError: It is no such box, as one of another frame (0..1, xywh) is not.
+    """
+    size = None if image is None else upright_size(image)
+    # Without an image, any box with an area may be right.
+    fault = box_fault(numbers, *(size or (math.inf, math.inf)))
+    if fault:
+        raise UserError(f"{where}: {fault}; convert it from the frame that it is in.")
+    x1, y1, x2, y2 = (float(value) for value in cast(list[float], numbers))
+    if size is None:
+        return x1, y1, x2, y2
+    width, height = size
+    return max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
 
 
 def first_existing(root: Path, names: tuple[str, ...]) -> Path:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from regionr1.data.readers.tables import json_lines, text_of
-from regionr1.data.records import Entity
+from regionr1.data.records import Entity, SkipReport
+from regionr1.data.seen import Seen
 from regionr1.errors import UserError
 
 WIKI6M_NAMES = ("Wiki6M_ver_1_0.jsonl.gz", "Wiki6M_ver_1_0.jsonl")
@@ -16,24 +17,33 @@ _QID = re.compile(r"Q[0-9]+")
 _EXTENSIONS = (".jpg", ".JPEG", ".jpeg", ".png", ".JPG", ".webp")
 
 
-def read_wiki6m(path: Path, root: Path) -> Iterator[Entity]:
+def read_wiki6m(path: Path, root: Path, report: SkipReport) -> Iterator[Entity]:
     """Yield the articles in file order, holding one at a time.
 
     An article names at most one image, and its file is
-    ``wikipedia_images_full/<first 4 characters of the id>/<id>.jpg``, as OVEN's dump unpacks.
+    ``wikipedia_images_full/<first 4 characters of the id>/<id>.jpg``, as OVEN's dump unpacks. So
+    of several rows with one id, which the published file has, the first says all.
 
     Args:
         path: ``Wiki6M_ver_1_0.jsonl``, plain or gzipped.
         root: Folder of the images.
+        report: Receives rows without id or title, and those of an id that was there before.
 
     Raises:
         UserError: The file is missing or broken, or a record is malformed.
     """
-    for line, record in json_lines(path, ("wikidata_id", "wikipedia_title"), "Wiki6M's articles"):
+    seen = Seen()
+    for line, record in json_lines(path, (), "Wiki6M's articles"):
         where = f"{path}:{line}"
+        if not record.get("wikidata_id") or not record.get("wikipedia_title"):
+            report.add("article without an id or a title", where)
+            continue
         qid = text_of(record, "wikidata_id", where)
         if not _QID.fullmatch(qid):
             raise UserError(f"{where}: wikidata_id {qid!r} is not of the form Q123.")
+        if seen.add(qid):
+            report.add("article of an id that came before", where)
+            continue
         title = text_of(record, "wikipedia_title", where)
         lead = record.get("wikipedia_summary") or record.get("wikipedia_content") or ""
         if not isinstance(lead, str):

@@ -209,7 +209,7 @@ def load_index(folder: Location, split: str) -> ShardIndex:
         if any([s.samples for s in added.shards] != counts for added in values["scorers"]):
             raise ValueError("an added scorer has other samples")
         return ShardIndex(**values)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{where}: no index, so {folder} holds no complete {split} shards; build them with "
             "`regionr1 data shards`."

@@ -160,10 +160,22 @@ def test_other_origins_are_refused(files) -> None:
         embedded(files, ColourScorer("other"))
     with pytest.raises(UserError, match="another part size"):
         embedded(files, options=ScorerOptions(batch_size=2, part_size=4))
-    files.kb[url_of(0)]["title"] = "Renamed"
+    for page in files.kb.values():
+        page["image_urls"] = []
     files.write()
     with pytest.raises(UserError, match="another files"):
         embedded(files)
+
+
+def test_a_mended_record_costs_its_own_part(files) -> None:
+    before = embedded(files)
+    files.kb[url_of(2)]["title"] = "Renamed"  # images 4 and 5, of the second part of 3
+    files.write()
+    scorer = ColourScorer()
+    after = embedded(files, scorer)
+    assert scorer.calls == 2 and after.digest != before.digest
+    assert np.array_equal(after.vectors(range(10)), before.vectors(range(10)))
+    assert embedded(files, work="anew").digest == after.digest
 
 
 def test_damage_is_seen(files) -> None:

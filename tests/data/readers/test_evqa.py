@@ -75,7 +75,6 @@ def test_missing_query_images_are_counted(files) -> None:
         ("wikipedia_url", "", r"train\.csv:4: column 'wikipedia_url' is empty"),
         ("wikipedia_url", "a||b", r"train\.csv:4: .*empty part"),
         ("question", " ", r"train\.csv:4: column 'question' is empty"),
-        ("dataset_image_ids", "", r"train\.csv:4: column 'dataset_image_ids' is empty"),
         ("dataset_image_ids", "../../etc", r"train\.csv:4: '../../etc' is not an image id"),
         ("dataset_image_ids", "ab", r"train\.csv:4: landmark image id 'ab' is too short"),
         ("dataset_name", "imagenet", r"train\.csv:4: dataset_name 'imagenet' is unknown"),
@@ -120,6 +119,16 @@ def test_missing_split_and_folder(files) -> None:
         EvqaSource(files.root / "nowhere")
 
 
+def test_a_row_without_an_image_id_refuses_no_file(files) -> None:
+    files.rows["train"][2]["dataset_image_ids"] = ""
+    report = SkipReport()
+    queries = EvqaSource(files.write()).queries("train", report)
+    assert report.as_dict() == {"question without an image id": 1} and len(queries) == 7
+    assert report.first["question without an image id"].endswith("train.csv:4")
+    # Result files count rows, so the next row keeps its number.
+    assert "E-VQA_3" in {query.data_id for query in queries}
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -140,7 +149,7 @@ def test_reference_box_must_have_an_area(files) -> None:
 
 
 def test_entities(files) -> None:
-    entities = list(EvqaSource(files.write()).entities())
+    entities = list(EvqaSource(files.write()).entities(SkipReport()))
     assert [entity.id for entity in entities] == [url_of(n) for n in range(5)]
     assert entities[1].text == "Entity 1\nEntity 1 is coloured."
     assert [len(entity.image_paths) for entity in entities] == [2] * 5
@@ -160,7 +169,7 @@ def test_entities(files) -> None:
 def test_malformed_kb_entry(files, change, message) -> None:
     files.kb[url_of(3)].update(change)
     with pytest.raises(UserError, match=f"KB entry .*Entity_3'.*{message}"):
-        list(EvqaSource(files.write()).entities())
+        list(EvqaSource(files.write()).entities(SkipReport()))
 
 
 def test_broken_kb_files(files) -> None:
@@ -171,23 +180,23 @@ def test_broken_kb_files(files) -> None:
     with pytest.raises(
         UserError, match=r"kb_wiki\.json: the knowledge base is not valid JSON.*truncated"
     ):
-        list(source.entities())
+        list(source.entities(SkipReport()))
     path.write_text("[]")
     with pytest.raises(UserError, match=r"must be a JSON object \{...\}"):
-        list(source.entities())
+        list(source.entities(SkipReport()))
     path.write_bytes(b'{"\xff": 1}')
     with pytest.raises(UserError, match="not UTF-8"):
-        list(source.entities())
+        list(source.entities(SkipReport()))
     path.unlink()
     with pytest.raises(UserError, match="knowledge base is missing"):
-        list(source.entities())
+        list(source.entities(SkipReport()))
 
 
 def test_mapping_may_not_leave_the_folder(files) -> None:
     files.mapping[next(iter(files.mapping))] = "../secret.jpg"
     with pytest.raises(UserError, match="leaves the data folder"):
-        list(EvqaSource(files.write()).entities())
+        list(EvqaSource(files.write()).entities(SkipReport()))
     files.mapping[next(iter(files.mapping))] = 7
     (files.root / "url_to_path_mapping.json").write_text(json.dumps(files.mapping))
     with pytest.raises(UserError, match="expected a relative file path"):
-        list(EvqaSource(files.root).entities())
+        list(EvqaSource(files.root).entities(SkipReport()))

@@ -52,7 +52,7 @@ def test_malformed_queries(root, values, message) -> None:
 def test_malformed_entities(root) -> None:
     write_jsonl(root / "entities.jsonl", [{"id": "a", "title": "A", "images": [], "text": 5}])
     with pytest.raises(UserError, match=r"entities\.jsonl:1: 'text' must be a text"):
-        list(OwnSource(root).entities())
+        list(OwnSource(root).entities(SkipReport()))
     write_jsonl(root / "entities.jsonl", [{"id": "a", "title": "A"}])
     with pytest.raises(UserError, match=r"entities\.jsonl:1: the record has no key 'images'"):
-        list(OwnSource(root).entities())
+        list(OwnSource(root).entities(SkipReport()))

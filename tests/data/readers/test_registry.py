@@ -31,7 +31,7 @@ class ToySource(Source):
             name = path.stem
             yield Query(f"{split}-{name}", path, "What?", (name,), name, "named", "toy", split)
 
-    def entities(self):
+    def entities(self, report):
         for path in sorted(self.kb_path.glob("*.jpg")):
             yield Entity(path.stem, path.stem, path.stem, (path,))
 

@@ -130,8 +130,10 @@ def test_bad_query_image(files, damage) -> None:
     path.unlink() if damage is None else path.write_bytes(damage)
     with pytest.raises(UserError, match=path.name):
         build(files)
-    assert leftovers(files) == []
+    # What was embedded before it was met is gone on with.
+    assert leftovers(files) == ([] if damage is None else [".shards.work"])
     _, (_, val, _) = build(files, skip_missing=True)
+    assert leftovers(files) == ["shards"]
     reason = "missing query image" if damage is None else "unreadable query image"
     assert val.skipped == {reason: 1} and val.n_samples == 4
 
@@ -139,9 +141,14 @@ def test_bad_query_image(files, damage) -> None:
 def test_no_positive_in_any_pool(files) -> None:
     for row in files.rows["train"]:
         row["wikipedia_url"] = "https://en.wikipedia.org/wiki/Absent"
+    scorer = ColourScorer()
+    with pytest.raises(UserError, match="none of the 1 entities that the train questions ask for"):
+        build(files, scorer)
+    assert leftovers(files) == [] and scorer.calls == 0
+    for n, row in enumerate(files.rows["train"]):  # in the KB, but far away in colour
+        row["wikipedia_url"] = url_of(n + 2) if n < 3 else url_of((n + 2) % 5)
     with pytest.raises(UserError, match="no pool of split 'train' holds a positive .of 8 pools"):
-        build(files)
-    assert leftovers(files) == []
+        build(files, k=1)
 
 
 def test_a_failing_later_split_leaves_old_shards_alone(files) -> None:
@@ -151,12 +158,12 @@ def test_a_failing_later_split_leaves_old_shards_alone(files) -> None:
     with pytest.raises(UserError, match="cannot be decoded"):
         build(files, ColourScorer("other"), overwrite=True)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-    assert leftovers(files) == ["shards"]
+    assert leftovers(files) == [".shards.work", "shards"]
 
 
 def test_out_that_cannot_be_a_folder(files) -> None:
     (files.root.parent / "shards").write_text("a file")
-    with pytest.raises(UserError, match=r"shards: cannot be written \(File exists\)"):
+    with pytest.raises(UserError, match="shards: is no folder; name another"):
         build(files)
     assert leftovers(files) == ["shards"]
 
