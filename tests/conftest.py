@@ -11,12 +11,15 @@ import pytest
 import shape_contracts
 from made import Made
 
+from regionr1.memory import keep_freed_memory
+
 # Most of the time in which a command line is built goes into docstrings, the same ones every time:
 # 1.9 s of a core for `regionr1 fit`, 0.4 s with what was read before.
 docstring_parser.parse = functools.cache(docstring_parser.parse)
 docstring_parser.parse_from_object = functools.cache(docstring_parser.parse_from_object)
 
 shape_contracts.install()
+keep_freed_memory()  # as in every command, whichever test runs one first
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

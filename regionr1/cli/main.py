@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from regionr1.cli.commands import COMMANDS, GROUPS, VERBS, names, table
 from regionr1.errors import ERROR_LINE, UserError, sentence
+from regionr1.memory import keep_freed_memory
 
 HELP = f"""\
 usage: regionr1 {{{",".join(names())}}} ...
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, 2 after bad input, or 130 after Ctrl-C.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    keep_freed_memory()
     try:
         dispatch(args)
     except UserError as error:

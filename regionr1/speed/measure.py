@@ -7,7 +7,7 @@ import resource
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,7 @@ def measure(
     reranker: RewardReranker | None,
     into: Cost,
     base: PreTrainedModel | None = None,
+    memory: bool = False,
 ) -> None:
     """Takes a step and adds up what it costs.
 
@@ -87,10 +88,12 @@ def measure(
         reranker: Whose images are counted.
         into: What the step is added to.
         base: The transformers model that the step runs; None for the policy's own.
+        memory: Look at its memory, for which what is kept of the step before is handed back first.
     """
     profiler = StageProfiler()
     policy.stage = profiler.profile
-    with _count(policy, base or policy.base, reranker, into.passed), _peak(into):
+    watched = _peak(into) if memory else nullcontext()
+    with _count(policy, base or policy.base, reranker, into.passed), watched:
         before = resource.getrusage(resource.RUSAGE_SELF)
         with profiler.profile("run_training_batch"):
             step()

@@ -104,19 +104,24 @@ def _compare(
     if "trl" in args.against:
         ways["TRL"] = trl = TrlStep(folder, policy, work, args.group, args.kl)
     costs: dict[str, list[Cost]] = {name: [] for name in ways}
+    peak: dict[str, int] = {}
     for turn in range(args.rounds + 1):
         for name, step in ways.items():
             torch.manual_seed(turn)
             cost = Cost()
-            measure(step, policy, reranker, cost, trl.base if name == "TRL" else None)
-            costs[name] += [cost] if turn else []  # the first warms up
+            base = trl.base if name == "TRL" else None
+            measure(step, policy, reranker, cost, base, memory=turn == 0)
+            if turn == 0:  # warms up, and tells the memory
+                peak[name] = cost.peak_bytes
+            else:
+                costs[name].append(cost)
     head = (
         f"B={args.queries} G={args.group} K={args.candidates} prompt={prompt} tokens "
         f"completion={answer} tokens, {choices} of them choices (the decision is one)"
     )
     if brief:
         for name, found in costs.items():
-            print(f"{head}: {name} {_brief(total(found))}")
+            print(f"{head}: {name} {_brief(total(found), peak[name])}")
         return
     print(f"\n{head}; KL weight {args.kl}; {args.rounds} timed steps of each way, in turns")
     flop_s, bytes_s = machine_speed(device, policy.base.lm_head.weight.dtype)
@@ -128,7 +133,7 @@ def _compare(
             policy, args.queries, args.group, prompt, images, answer,
             answer if dense else choices, dense, args.kl > 0,
         )  # fmt: skip
-        _table(name, cost)
+        _table(name, cost, peak[name])
         least = floor.seconds(flop_s, bytes_s)
         print(f"  floor: {floor.flop / 1e9:.0f} GFLOP and {floor.bytes / 1e9:.2f} GB of weights, "
               f"{least:.3f} s here; measured {cost.step_s:.3f} s")  # fmt: skip
@@ -145,10 +150,10 @@ def _compare(
               "apart, relative")  # fmt: skip
 
 
-def _brief(cost: Cost) -> str:
+def _brief(cost: Cost, peak: int) -> str:
     passed = ", ".join(f"{number / cost.steps:,.0f} {what}" for what, number in cost.passed.items())
     return (f"{cost.step_s:.3f} s, on the processor {cost.processor_s:.3f} s; "
-            f"{cost.peak_bytes / 1e6:,.0f} MB above rest; {passed}")  # fmt: skip
+            f"{peak / 1e6:,.0f} MB above rest; {passed}")  # fmt: skip
 
 
 def _ratio(pairs: list[float]) -> str:
@@ -156,7 +161,7 @@ def _ratio(pairs: list[float]) -> str:
     return middle if len(pairs) == 1 else f"{middle} ({min(pairs):.2f} to {max(pairs):.2f})"
 
 
-def _table(name: str, cost: Cost) -> None:
+def _table(name: str, cost: Cost, peak: int) -> None:
     seconds = sum(cost.seconds.values())
     system, faults = cost.system_s / cost.steps, cost.page_faults / cost.steps
     print(f"\n{name}: {cost.step_s:.3f} s a step; on the processor {cost.processor_s:.3f} s, of "
@@ -165,4 +170,4 @@ def _table(name: str, cost: Cost) -> None:
         print(f"  {stage:<20} {spent / cost.steps:8.3f} s  {spent / seconds:6.1%}")
     for what, number in cost.passed.items():
         print(f"  {what}: {number / cost.steps:,.0f}")
-    print(f"  peak memory above rest: {cost.peak_bytes / 1e6:,.0f} MB")
+    print(f"  peak memory above rest: {peak / 1e6:,.0f} MB")

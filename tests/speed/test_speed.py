@@ -46,7 +46,8 @@ def cost_of(policy: CropPolicy, way: str, group: int = G, candidates: int = K) -
     reranker, cost = RewardReranker("pixels"), Cost()
     reranker.remember = 0
     work = make_work(B, 112, 20, candidates, reranker.scorer.dim, 27)
-    measure(getattr(Stepper(policy, reranker, work, group, KL), way), policy, reranker, cost)
+    step = getattr(Stepper(policy, reranker, work, group, KL), way)
+    measure(step, policy, reranker, cost)
     return cost
 
 

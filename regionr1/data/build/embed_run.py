@@ -14,6 +14,7 @@ from regionr1.data.build.embed import embed_kb, embed_queries
 from regionr1.data.build.stages import EmbedOptions
 from regionr1.data.build.store_writer import Share
 from regionr1.errors import UserError, at_least_one, crossed
+from regionr1.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -48,6 +49,7 @@ def run_embedding(options: EmbedOptions, work: Path, candidates: Path | None = N
 
 
 def _embed_rank(fabric: Fabric, options: EmbedOptions, work: Path, candidates: Path | None) -> None:
+    keep_freed_memory()  # a process of its own, which was not started as a command
     share = Share(fabric.global_rank, fabric.world_size)
     _embed(options, work, candidates, share, fabric.device, fabric)
 
