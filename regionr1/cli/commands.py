@@ -77,6 +77,9 @@ COMMANDS = {
         "a trained policy as an MLflow model and as a folder for RegionReranker",
         "regionr1.serve.export:export",
     ),
+    "serve": Command(
+        "answer requests over HTTP with an exported policy", "regionr1.serve.server:serve"
+    ),
     "upload": Command(
         "send what a run logged while its tracking server was away",
         "regionr1.tracking.spool:upload",

@@ -84,8 +84,9 @@ def process(
     if not images or len(images) != len(questions):
         raise UserError(f"{len(images)} images and {len(questions)} questions: need as many, >= 1")
     for index, question in enumerate(questions):
-        if processor.image_token in question or processor.video_token in question:
-            raise UserError(f"question {index} holds a vision token ({question!r}): remove it")
+        for token in (processor.image_token, processor.video_token):
+            if token in question:  # the question itself may be a stranger's, and long
+                raise UserError(f"question {index} holds the vision token {token}: remove it")
     before = [{"role": "system", "content": [{"type": "text", "text": system}]}] if system else []
     texts = [
         processor.apply_chat_template(

@@ -1,8 +1,9 @@
-"""A scorer by name, by its weights, or by the YAML file that names its class."""
+"""A scorer by name, by its weights, or by its class and arguments, in a YAML file or inline."""
 
 from argparse import ArgumentError
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -13,17 +14,19 @@ from regionr1.scorers.base import Scorer
 from regionr1.scorers.builtin import BuiltinScorer, PixelScorer
 
 
-def load_scorer(name: str) -> Scorer:
+def load_scorer(name: str | dict[str, Any]) -> Scorer:
     """A scorer by name or file.
 
     Args:
         name: `builtin`, `pixels`, weights that `scripts/train_scorer` wrote (`.safetensors`), or a
             YAML file with the `class_path` of any `Scorer` and its `init_args`, such as those in
-            `conf/scorer/`.
+            `conf/scorer/`; or what such a file holds.
 
     Raises:
         UserError: There is no such scorer, or it cannot be made.
     """
+    if isinstance(name, dict):
+        return _instance(name, "the scorer", [])
     if name == "builtin":
         shipped = files("regionr1.builtin").joinpath("scorer.safetensors")
         return BuiltinScorer.from_file(Path(str(shipped)))
@@ -32,7 +35,7 @@ def load_scorer(name: str) -> Scorer:
     if name.endswith(".safetensors"):
         return BuiltinScorer.from_file(Path(name))
     if name.endswith((".yaml", ".yml")):
-        return _from_yaml(Path(name))
+        return _instance(read_scorer(Path(name)), name, ["--config", name])
     raise UserError(
         f"unknown scorer '{name}': use 'builtin', 'pixels', the path of a .safetensors file or a "
         ".yaml file with class_path and init_args"
@@ -46,12 +49,19 @@ def scorer_parser() -> ArgumentParser:
     return parser
 
 
-def _from_yaml(path: Path) -> Scorer:
-    args = ["--config", str(path)]
-    check_config_files(args)
+def read_scorer(path: Path) -> dict[str, Any]:
+    """Class and arguments in a scorer's YAML file.
+
+    Raises:
+        UserError: It is missing or no YAML.
+    """
+    check_config_files(["--config", str(path)])
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def _instance(described: dict[str, Any], where: str, args: list[str]) -> Scorer:
     parser = scorer_parser()
     try:
-        config = parser.parse_object({"scorer": yaml.safe_load(path.read_text(encoding="utf-8"))})
-        return parser.instantiate(config)["scorer"]
+        return parser.instantiate(parser.parse_object({"scorer": described}))["scorer"]
     except (ArgumentError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: {explain(str(error), args)}") from error
+        raise UserError(f"{where}: {explain(str(error), args)}") from error

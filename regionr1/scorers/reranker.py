@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
@@ -36,17 +36,17 @@ class RewardReranker(LightningModule):
     by `regionr1 data add-scorer` where the shards were made with another scorer.
 
     Args:
-        scorer: `builtin`, a YAML file such as those in `conf/scorer/`, or the path of weights
-            that `scripts/train_scorer` wrote.
+        scorer: `builtin`, a YAML file such as those in `conf/scorer/` or what it holds, or the path
+            of weights that `scripts/train_scorer` wrote.
         remember: Embeddings of crops kept in memory, the longest unused forgotten first. The same
             crop of the same query comes back as a policy settles. 0 remembers none.
     """
 
-    def __init__(self, scorer: str = "builtin", remember: int = 65536) -> None:
+    def __init__(self, scorer: str | dict[str, Any] = "builtin", remember: int = 65536) -> None:
         super().__init__()
         if remember < 0:
             raise UserError(f"remember must be at least 0 crops, not {remember}")
-        self.name = scorer
+        self.name = scorer if isinstance(scorer, str) else scorer.get("class_path")
         self.scorer = load_scorer(scorer)
         self.remember = remember
         self.memory: OrderedDict[tuple[str, BoxPx], Tensor] = OrderedDict()

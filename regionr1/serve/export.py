@@ -1,7 +1,8 @@
-"""`regionr1 export RUN`: a run's policy as an MLflow model, and as a folder for the library."""
+"""`regionr1 export RUN`: a run's policy as a folder for anywhere, and as an MLflow model."""
 
 import base64
 import io
+import json
 import logging
 import os
 import shutil
@@ -15,9 +16,12 @@ import yaml
 from regionr1.errors import UserError
 from regionr1.policy.adapter_folder import SETTINGS, write_settings
 from regionr1.serve.limits import Limits
+from regionr1.serve.model_card import model_card
 from regionr1.tracking.logger import default_tracking_uri, prepare_store
 from regionr1.tracking.resume import CONFIG_ARTIFACT
 from regionr1.tracking.tested_runs import find_by_name
+
+CARD = "README.md"
 
 
 def export(
@@ -34,11 +38,11 @@ def export(
 
     Args:
         run: Id or name of a trained run.
-        out: Folder for a copy of the adapter that RegionReranker.from_pretrained and plain PEFT
-            load.
+        out: Folder for the adapter, its settings and a model card: all but the base weights. What
+            `regionr1 serve`, RegionReranker.from_pretrained and plain PEFT load.
         register: Name in MLflow's model registry.
         tracking_uri: Store; left out, MLFLOW_TRACKING_URI or sqlite:///mlruns/mlflow.db.
-        limits: What one request to the served model may ask for.
+        limits: What one request to the MLflow model may ask for.
     """
     uri = prepare_store(tracking_uri or default_tracking_uri())
     if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
@@ -48,56 +52,89 @@ def export(
     client = MlflowClient(uri)
     found = find_by_name(client, run, uri)
     with tempfile.TemporaryDirectory() as folder:
-        adapter = _download(client, found, Path(folder))
-        model = _log_model(uri, found.info.run_id, adapter, register, limits)
+        policy = Path(folder) / "policy"
+        _copy(_collected(client, found, Path(folder) / "downloaded"), policy)
         if out is not None:
-            shutil.copytree(adapter, out, dirs_exist_ok=True)
-            print(f"adapter: {out}")
+            try:
+                _copy(policy, out)
+            except OSError as error:
+                raise UserError(f"{out}: cannot be written ({error.strerror})") from error
+            print(f"policy: {out}")
+        model = _log_model(uri, found.info.run_id, policy, register, limits)
     name = (
         "" if register is None else f", registered as {register} {model.registered_model_version}"
     )
     print(f"model: {model.model_uri}{name}")
     print("serve it on this machine:")
+    if out is not None:
+        print(f"  regionr1 serve {out}")
     print(f"  export MLFLOW_TRACKING_URI={uri}")
     print(f"  mlflow models serve -m {model.model_uri} --env-manager local --port 5001")
 
 
-def _download(client: Any, run: Any, folder: Path) -> Path:
+def _collected(client: Any, run: Any, folder: Path) -> Path:
+    """The adapter of a run with its settings and a card, downloaded."""
     from mlflow.exceptions import MlflowException
 
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    folder.mkdir()
     run_id = run.info.run_id
+
+    def download(name: str) -> Path:
+        return Path(client.download_artifacts(run_id, name, str(folder)))
+
     try:
-        adapter = Path(client.download_artifacts(run_id, "adapter", str(folder)))
-        if not (adapter / SETTINGS).is_file():
-            config = client.download_artifacts(run_id, CONFIG_ARTIFACT, str(folder))
-            write_settings(adapter, yaml.safe_load(Path(config).read_text("utf-8")))
+        adapter = download("adapter")
+        config = yaml.safe_load(download(CONFIG_ARTIFACT).read_text("utf-8"))
     except (MlflowException, OSError) as error:
         raise UserError(
             f"run {run_id} has no adapter; `regionr1 fit --resume {run_id}` trains it to its end"
         ) from error
+    try:
+        test = json.loads(download("test_table.json").read_text("utf-8"))
+    except (MlflowException, OSError):
+        test = None
+    if not (adapter / SETTINGS).is_file():
+        write_settings(adapter, config)
+    settings = json.loads((adapter / SETTINGS).read_text("utf-8"))
+    (adapter / CARD).write_text(model_card(run, settings, config, test), encoding="utf-8")
     return adapter
 
 
-def _log_model(uri: str, run_id: str, adapter: Path, register: str | None, limits: Limits) -> Any:
+def _copy(source: Path, target: Path) -> None:
+    """Copies files with the rights that the umask gives; a downloaded file may be its owner's."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(source.iterdir()):
+        if path.is_dir():
+            _copy(path, target / path.name)
+        else:
+            shutil.copyfile(path, target / path.name)
+
+
+def _log_model(uri: str, run_id: str, policy: Path, register: str | None, limits: Limits) -> Any:
     import mlflow
+    from mlflow.models import Model
 
     from regionr1 import __version__
     from regionr1.serve.served_model import SIGNATURE
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)  # pages about types and requirements
     mlflow.set_tracking_uri(uri)
-    with mlflow.start_run(run_id=run_id):
-        return mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(Path(__file__).with_name("served_model.py")),
-            artifacts={"adapter": str(adapter)},
-            model_config=asdict(limits),
-            signature=SIGNATURE,
-            input_example=_example(),
-            pip_requirements=[f"regionr1=={__version__}"],
-            registered_model_name=register,
-        )
+    bounds = policy.with_name("limits.json")
+    bounds.write_text(json.dumps(asdict(limits)), encoding="utf-8")
+    # Not through `pyfunc.log_model`, which has to open the run again and so lengthens it.
+    return Model.log(
+        artifact_path=None,
+        name="model",
+        flavor=mlflow.pyfunc,
+        run_id=run_id,
+        python_model=str(Path(__file__).with_name("served_model.py")),
+        artifacts={"policy": str(policy), "limits": str(bounds)},
+        signature=SIGNATURE,
+        input_example=_example(),
+        pip_requirements=[f"regionr1=={__version__}"],
+        registered_model_name=register,
+    )
 
 
 def _example() -> Any:

@@ -1,16 +1,21 @@
-"""What one request to the served model may ask for."""
+"""What requests to the served model may ask for."""
 
 from dataclasses import dataclass, fields
 
 from regionr1.errors import UserError
 
 
+class Busy(UserError):
+    """More is asked for than the server takes at once."""
+
+
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of a request, so that a small one cannot take the machine's memory.
+    """Bounds of requests, so that small ones cannot take the machine's memory.
 
     A picture of few bytes may hold many pixels, each of which takes 3 bytes once it is decoded.
-    Only one image of a request is decoded at a time, and larger ones are refused by their headers.
+    Larger images are refused by their headers, and one batch of query images is decoded at a time,
+    or one candidate.
 
     Attributes:
         rows: Rows of a request.
@@ -19,6 +24,10 @@ class Limits:
         image_pixels: Pixels of an image.
         pixels: Pixels of all images of a request together.
         image_characters: Characters of an image as base64.
+        batch_pixels: Pixels of the query images that are decided at once, unless one has more.
+        body_bytes: Bytes of a request.
+        held_bytes: Bytes of all requests that wait for an answer; more are told to come again.
+        waiting: Rows that wait for an answer; more are told to come again.
     """
 
     rows: int = 32
@@ -27,6 +36,10 @@ class Limits:
     image_pixels: int = 25_000_000
     pixels: int = 250_000_000
     image_characters: int = 28_000_000
+    batch_pixels: int = 25_000_000
+    body_bytes: int = 64_000_000
+    held_bytes: int = 256_000_000
+    waiting: int = 256
 
     def __post_init__(self) -> None:
         for field in fields(self):

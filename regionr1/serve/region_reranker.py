@@ -12,7 +12,8 @@ Both take one query, or equally long lists of images and questions.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -31,9 +32,13 @@ from regionr1.policy.adapter_folder import SETTINGS
 from regionr1.policy.crop_policy import CropPolicy
 from regionr1.scorers.reranker import RewardReranker
 
-Candidate = Image.Image | tuple[Image.Image, str]
+Candidate = Image.Image | tuple[Image.Image, str] | None
 Candidates = Sequence[Candidate] | Tensor | np.ndarray
-"""Images, images with a text each, or embeddings (K, D) that the scorer made before."""
+"""Images, images with a text each, or embeddings (K, D) that the scorer made before. None stands
+for a candidate whose embedding is remembered by its key."""
+
+ScoreFunction = Callable[[Image.Image, str, Any], Any]
+"""View, question and the query's candidates, as given -> K numbers, the best the highest."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +47,17 @@ class Crop:
 
     Attributes:
         decision: "FULL", "REGION" or "INVALID" (the policy's answer could not be read).
-        box_px: The rectangle to cut (xyxy, pixels of the given image); None unless REGION.
+        box_px: The rectangle to cut (xyxy, pixels of the upright image); None unless REGION.
         view: The image to rank by; None when INVALID.
         p_full: Exact probability of keeping the whole image, at temperature 1.
+        p_region: Exact probability of beginning a box; what the two leave is that of other answers.
     """
 
     decision: str
     box_px: tuple[int, int, int, int] | None
     view: Image.Image | None
     p_full: float
+    p_region: float
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Ranking:
         crop: The view.
         order: Places of the candidates in the given list, best first. None when the policy's answer
             was INVALID: keep the order you had.
-        scores: Cosine of each entry of `order`; None when INVALID.
+        scores: Score of each entry of `order`, a cosine unless you scored; None when INVALID.
     """
 
     crop: Crop
@@ -70,42 +77,58 @@ class Ranking:
 
 
 class RegionReranker:
-    """Decides where to look and ranks candidates by what is seen there.
+    """Decides where to look and ranks candidates by what is seen there; one thread at a time.
 
     Args:
         policy: Decides.
-        reranker: Ranks.
+        reranker: Ranks; None for a policy alone, in front of a scoring function of yours.
         prior: Pads the policy's boxes before they are cut.
         batch_size: Queries that are decided at once.
+        remember: Embeddings of candidates kept by their keys, the longest unused forgotten first.
     """
 
     def __init__(
         self,
         policy: CropPolicy,
-        reranker: RewardReranker,
+        reranker: RewardReranker | None,
         prior: CropPrior = CropPrior(),
         batch_size: int = 16,
+        remember: int = 65536,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, not {batch_size}")
         self.policy = policy.eval()
-        self.reranker = reranker.eval()
+        self.reranker = None if reranker is None else reranker.eval()
         self.prior = prior
         self.batch_size = batch_size
+        self.remember = remember
+        self.memory: OrderedDict[str, Tensor] = OrderedDict()
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, device: str = "cpu", batch_size: int = 16
+        cls,
+        folder: str | Path,
+        device: str = "auto",
+        batch_size: int = 16,
+        policy_only: bool = False,
+        model: str | None = None,
+        scorer: str | dict[str, Any] | None = None,
+        remember: int = 65536,
     ) -> RegionReranker:
         """Loads the folder `adapter` of a run, or what `regionr1 export --out` wrote.
 
         Args:
             folder: PEFT adapter with the settings it was trained with.
-            device: Where policy and scorer run.
+            device: Where policy and scorer run; `auto` takes a GPU if there is one.
             batch_size: Queries that are decided at once.
+            policy_only: Load no scorer; `rerank` then needs a scoring function.
+            model: The base weights, where they are not at the place they had in training.
+            scorer: The scorer, where its weights are not at the place they had in training.
+            remember: Embeddings of candidates kept by their keys.
 
         Raises:
-            UserError: If the folder lacks something, or its base model cannot be loaded.
+            UserError: If the folder lacks something, its base model cannot be loaded, or there is
+                no such device.
         """
         path = Path(folder) / SETTINGS
         try:
@@ -119,12 +142,24 @@ class RegionReranker:
             ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged ({error}); export the run again") from error
+        where = find_device(device)
         policy["adapter"] = str(folder)
+        if model is not None:
+            policy["model"] = model
+        elif Path(policy["model"]).is_absolute() and not Path(policy["model"]).exists():
+            raise UserError(
+                f"{path}: the base weights were at {policy['model']} where the policy was trained; "
+                "say where they are with model="
+            )
+        inside = reranker["scorer"] if scorer is None else scorer
+        if isinstance(inside, str) and scorer is None and (Path(folder) / inside).is_file():
+            inside = str(Path(folder) / inside)
         return cls(
-            CropPolicy(**policy).to(device),
-            RewardReranker(**reranker).to(device),
+            CropPolicy(**policy).to(where),
+            None if policy_only else RewardReranker(inside).to(where),
             prior,
             batch_size,
+            remember,
         )
 
     @overload
@@ -151,7 +186,14 @@ class RegionReranker:
         return crops[0] if single else crops
 
     @overload
-    def rerank(self, images: Image.Image, questions: str, candidates: Candidates) -> Ranking: ...
+    def rerank(
+        self,
+        images: Image.Image,
+        questions: str,
+        candidates: Candidates,
+        keys: Sequence[str] | None = None,
+        score: None = None,
+    ) -> Ranking: ...
 
     @overload
     def rerank(
@@ -159,55 +201,130 @@ class RegionReranker:
         images: Sequence[Image.Image],
         questions: Sequence[str],
         candidates: Sequence[Candidates],
+        keys: Sequence[Sequence[str]] | None = None,
+        score: None = None,
     ) -> list[Ranking]: ...
 
-    def rerank(self, images: Any, questions: Any, candidates: Any) -> Ranking | list[Ranking]:
+    @overload
+    def rerank(
+        self, images: Any, questions: Any, candidates: Any, *, score: ScoreFunction
+    ) -> Any: ...
+
+    def rerank(
+        self,
+        images: Any,
+        questions: Any,
+        candidates: Any,
+        keys: Any = None,
+        score: ScoreFunction | None = None,
+    ) -> Ranking | list[Ranking]:
         """Candidates ranked by the chosen view, for one query or several.
 
         Args:
             images: An image, or B of them; see `crop`.
             questions: Its question, or B of them.
             candidates: Candidates of the query, or B lists of them: images, (image, text) pairs or
-                embeddings (K, D).
+                embeddings (K, D); with `score`, whatever it takes.
+            keys: A name of each candidate, in the same lists: its embedding is remembered by it,
+                and from then on None will do for the candidate.
+            score: Called with view, question and candidates of a query; returns K numbers.
 
         Raises:
             UserError: If a query has no candidates, or the lists are not equally long.
         """
         single = isinstance(images, Image.Image)
-        pools = [candidates] if single else list(candidates)
         pairs = _pairs(images, questions)
-        if len(pools) != len(pairs):
-            raise UserError(f"{len(pairs)} queries but {len(pools)} lists of candidates")
+        pools = [candidates] if single else _listed(candidates, "candidates")
+        named = [keys] if single or keys is None else list(keys)
+        named = named * len(pools) if keys is None else named
+        if not len(pools) == len(pairs) == len(named):
+            raise UserError(
+                f"{len(pairs)} queries but {len(pools)} lists of candidates"
+                + ("" if keys is None else f" and {len(named)} of keys")
+            )
         for index, pool in enumerate(pools):
-            if len(pool) == 0:
+            if len(_listed(pool, f"the candidates of query {index}")) == 0:
                 raise UserError(f"query {index} has no candidates; give it at least one")
-        crops = self.crop(*map(list, zip(*pairs, strict=True)))
+        if score is None:
+            self._scoring()  # before the policy has worked for nothing
+        crops = [crop for part in self._parts(pairs) for crop in self._decide(part)]
+        if score is not None:
+            questions = [question for _, question in pairs]
+            found = [_scored(score, *row) for row in zip(crops, questions, pools, strict=True)]
+        else:
+            found = self.rank(crops, (self.embed(*row) for row in zip(pools, named, strict=True)))
+        return found[0] if single else found
+
+    def rank(self, crops: Sequence[Crop], pools: Iterator[Tensor]) -> list[Ranking]:
+        """Rankings by views that were chosen before.
+
+        Args:
+            crops: What `crop` found.
+            pools: Embeddings (K, D) of each one's candidates, asked for one query at a time.
+        """
+        reranker = self._scoring()
         views = [crop.view for crop in crops if crop.view is not None]
-        seen = iter(self.reranker.scorer.embed_images(views)) if views else iter(())
+        seen = iter(reranker.scorer.embed_images(views)) if views else iter(())
         rankings = []
         for crop, pool in zip(crops, pools, strict=True):
             if crop.view is None:
                 rankings.append(Ranking(crop, None, None))
                 continue
-            scores = self.reranker.scores(next(seen)[None, None], self.embed(pool)[None])[0]
-            ranked = order(scores, torch.ones_like(scores, dtype=torch.bool))[0].tolist()
-            rankings.append(Ranking(crop, ranked, scores[0, ranked].tolist()))
-        return rankings[0] if single else rankings
+            scores = reranker.scores(next(seen)[None, None], pool[None])[0, 0]
+            rankings.append(_ordered(crop, scores))
+        return rankings
 
-    def embed(self, candidates: Candidates) -> Tensor:
-        """Candidates as unit vectors (K, D), to be kept and given to `rerank` again."""
-        dim = self.reranker.scorer.dim
+    def embed(self, candidates: Candidates, keys: Sequence[str] | None = None) -> Tensor:
+        """Candidates as unit vectors (K, D), to be kept and given to `rerank` again.
+
+        Args:
+            candidates: K of them.
+            keys: Their names; embeddings are remembered by them from call to call.
+
+        Raises:
+            UserError: Something is no candidate, or there are not as many keys.
+        """
+        scorer = self._scoring().scorer
         if isinstance(candidates, np.ndarray):
             candidates = torch.from_numpy(candidates)
         if isinstance(candidates, Tensor):
-            if candidates.ndim != 2 or candidates.shape[1] != dim:
+            if candidates.ndim != 2 or candidates.shape[1] != scorer.dim:
                 raise UserError(
-                    f"candidate embeddings are {tuple(candidates.shape)}, expected (K, {dim})"
+                    f"candidate embeddings are {tuple(candidates.shape)}, expected (K, "
+                    f"{scorer.dim})"
                 )
-            return torch.nn.functional.normalize(candidates.float(), dim=-1)
-        split = [c if isinstance(c, tuple) else (c, "") for c in candidates]
-        images, texts = [_upright(image) for image, _ in split], [text for _, text in split]
-        return self.reranker.scorer.embed_candidates(images, texts)
+            return torch.nn.functional.normalize(candidates.float(), dim=-1).to(self.device)
+        names: Sequence[Any] = [None] * len(candidates) if keys is None else keys
+        if len(names) != len(candidates):
+            raise UserError(f"{len(candidates)} candidates but {len(names)} keys")
+        rows: dict[int, Tensor] = {
+            k: self.memory[name] for k, name in enumerate(names) if name in self.memory
+        }
+        missing = [k for k in range(len(candidates)) if k not in rows]
+        if missing:
+            split = [_image_and_text(candidates[k], k, names[k]) for k in missing]
+            made = scorer.embed_candidates([image for image, _ in split], [t for _, t in split])
+            rows |= dict(zip(missing, made, strict=True))
+        for k, name in enumerate(names):
+            if name is not None:  # clones on the CPU: a row would keep all of its batch alive
+                row = self.memory.pop(name, None)
+                self.memory[name] = rows[k].cpu().clone() if row is None else row
+        while len(self.memory) > self.remember:
+            self.memory.popitem(last=False)
+        return torch.stack([rows[k].to(self.device) for k in range(len(candidates))])
+
+    @property
+    def device(self) -> torch.device:
+        """Where policy and scorer run."""
+        return self.policy.device
+
+    def _scoring(self) -> RewardReranker:
+        if self.reranker is None:
+            raise UserError(
+                "no scorer was loaded (policy_only=True): give rerank your scoring function as "
+                "score=, or load the scorer too"
+            )
+        return self.reranker
 
     def _parts(
         self, pairs: list[tuple[Image.Image, str]]
@@ -218,21 +335,61 @@ class RegionReranker:
     def _decide(self, pairs: Sequence[tuple[Image.Image, str]]) -> list[Crop]:
         images, questions = [image for image, _ in pairs], [question for _, question in pairs]
         rollouts = self.policy.greedy(images, questions)
-        boxes = self.prior.pad(rollouts.boxes_unit)[:, 0]
+        boxes = self.prior.pad(rollouts.boxes_unit)[:, 0].cpu()
         found = []
-        decisions, p_full = rollouts.decision[:, 0].tolist(), rollouts.p_full.tolist()
-        for image, number, box, p in zip(images, decisions, boxes, p_full, strict=True):
+        decisions = rollouts.decision[:, 0].tolist()
+        chances = zip(rollouts.p_full.tolist(), rollouts.p_region.tolist(), strict=True)
+        for image, number, box, p in zip(images, decisions, boxes, chances, strict=True):
             decision = Decision(number)
             if decision is Decision.REGION:
                 box_px = crop_px(box, *image.size)
-                found.append(Crop(decision.name, box_px, image.crop(box_px), p))
+                found.append(Crop(decision.name, box_px, image.crop(box_px), *p))
             else:
                 whole = image if decision is Decision.FULL else None
-                found.append(Crop(decision.name, None, whole, p))
+                found.append(Crop(decision.name, None, whole, *p))
         return found
 
 
+def find_device(name: str) -> torch.device:
+    """A device by name; `auto` takes a GPU if there is one.
+
+    Raises:
+        UserError: There is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise UserError(
+            f"device {name!r} is not to be had here; take 'cpu', or 'auto' for a GPU where there "
+            "is one"
+        ) from error
+    return device
+
+
+def _ordered(crop: Crop, scores: Tensor) -> Ranking:
+    """The ranking that scores (K,) give; equal ones keep the given order."""
+    ranked = order(scores[None], torch.ones_like(scores, dtype=torch.bool)[None])[0].tolist()
+    return Ranking(crop, ranked, scores[ranked].tolist())
+
+
+def _scored(score: ScoreFunction, crop: Crop, question: str, pool: Any) -> Ranking:
+    if crop.view is None:
+        return Ranking(crop, None, None)
+    scores = torch.as_tensor(score(crop.view, question, pool), dtype=torch.float32).cpu()
+    if scores.shape != (len(pool),) or not bool(scores.isfinite().all()):
+        raise UserError(
+            f"your scoring function gave {tuple(scores.shape)} numbers, some perhaps not finite, "
+            f"for {len(pool)} candidates; return one finite number for each"
+        )
+    return _ordered(crop, scores)
+
+
 def _pairs(images: Any, questions: Any) -> list[tuple[Image.Image, str]]:
+    if isinstance(images, str | Path):
+        _upright(images)
     if isinstance(images, Image.Image) != isinstance(questions, str):
         raise UserError("give one image and one question, or a list of each")
     if isinstance(images, Image.Image):
@@ -242,8 +399,30 @@ def _pairs(images: Any, questions: Any) -> list[tuple[Image.Image, str]]:
     return [(_upright(image), text) for image, text in zip(images, questions, strict=True)]
 
 
+def _listed(values: Any, what: str) -> Any:
+    """What has a length and an order.
+
+    Raises:
+        UserError: One image, a path or a generator.
+    """
+    if isinstance(values, str | Path):
+        raise UserError(f"{what} are a {type(values).__name__}: open the images and give a list")
+    if not hasattr(values, "__len__") or not hasattr(values, "__getitem__"):
+        raise UserError(f"{what} are a {type(values).__name__}: put them into a list")
+    return values
+
+
+def _image_and_text(candidate: Any, place: int, key: Any) -> tuple[Image.Image, str]:
+    if candidate is None:
+        raise UserError(
+            f"candidate {place} is None and its key {key!r} is not remembered: give its image"
+        )
+    image, text = candidate if isinstance(candidate, tuple) else (candidate, "")
+    return _upright(image), text
+
+
 def _upright(image: Any) -> Image.Image:
-    """Turn the image as its EXIF says and make it RGB, which is what training saw."""
+    """As training saw it."""
     if not isinstance(image, Image.Image):
         raise UserError(f"an image must be a PIL image, not a {type(image).__name__}: open it")
     return upright_rgb(image)

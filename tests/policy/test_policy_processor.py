@@ -75,7 +75,7 @@ def test_positions_never_come_from_an_earlier_call(folder):
 def test_bad_inputs(folder):
     processor = load_processor(str(folder))
     image = Image.new("RGB", (64, 32))
-    with pytest.raises(UserError, match="vision token"):
+    with pytest.raises(UserError, match="the vision token"):
         process(processor, [image], ["<|image_pad|>"], "{question}")
     with pytest.raises(UserError, match="0 images"):
         process(processor, [], [], "{question}")

@@ -63,7 +63,7 @@ class PredictionFile(Callback):
         if not trainer.is_global_zero:
             return
         parts = [self._lines(rank, trainer.world_size) for rank in range(trainer.world_size)]
-        count, notes = self.writer.count, []
+        count, notes = self.writer.count, list[str]()
         if parts != [self.path]:
             count, notes = write_results(parts, self.path, self.format)
             for part in parts:
