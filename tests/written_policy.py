@@ -55,6 +55,12 @@ class WrittenPolicy(CropPolicy):
         with self.adapter(use_adapter):
             return self.read(images, questions, [[self.greedily[q][which]] for q in questions])
 
+    def greedy_both(self, images, questions, use_adapter=True) -> Rollouts:
+        first = 0 if use_adapter else 2
+        with self.adapter(use_adapter):
+            texts = [self.greedily[q][first : first + 2] for q in questions]
+            return self.read(images, questions, texts)
+
     @torch.no_grad()
     def read(self, images, questions, texts: Sequence[Sequence[str]]) -> Rollouts:
         """Rollouts that hold these B lists of G answers."""

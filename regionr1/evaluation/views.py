@@ -69,15 +69,19 @@ class Evaluator:
         """The full image of every query, from its stored embedding."""
         return self._views(batch, [Decision.FULL] * len(batch), [None] * len(batch))
 
-    def policy(
-        self, batch: QueryBatch, force_region: bool = False, use_adapter: bool = True
-    ) -> Views:
+    def policy(self, batch: QueryBatch, force_region: bool = False) -> Views:
         """Views of the policy's greedy decisions."""
-        rollouts: Rollouts = self._policy.greedy(
-            batch.images, batch.questions, force_region, use_adapter
-        )
-        crops = [row[0] for row in crop_rectangles(batch, rollouts, self.prior)]
-        decisions = [Decision(row[0]) for row in rollouts.decision.tolist()]
+        rollouts = self._policy.greedy(batch.images, batch.questions, force_region)
+        return self._of_answer(batch, rollouts, 0)
+
+    def policy_both(self, batch: QueryBatch, use_adapter: bool = True) -> tuple[Views, Views]:
+        """Views of the policy's greedy decisions, and of its regions where it must crop."""
+        rollouts = self._policy.greedy_both(batch.images, batch.questions, use_adapter)
+        return self._of_answer(batch, rollouts, 0), self._of_answer(batch, rollouts, 1)
+
+    def _of_answer(self, batch: QueryBatch, rollouts: Rollouts, g: int) -> Views:
+        crops = [row[g] for row in crop_rectangles(batch, rollouts, self.prior)]
+        decisions = [Decision(row[g]) for row in rollouts.decision.tolist()]
         return self._views(batch, decisions, crops, rollouts.p_full)
 
     def boxes(self, batch: QueryBatch, boxes_unit: Sequence[Sequence[float]]) -> Views:
@@ -90,15 +94,16 @@ class Evaluator:
 
     def outcomes(self, batch: QueryBatch) -> list[Outcome]:
         """Every method of the test table on every query of the batch."""
-        region = self.policy(batch, force_region=True)
+        chosen, region = self.policy_both(batch)
+        before, before_region = self.policy_both(batch, use_adapter=False)
         full = self.full(batch)
         methods = {
             "full": full,
             "centre": self.boxes(batch, [CENTRE] * len(batch)),
             "random": self.boxes(batch, self._random_boxes(batch, region.crops_px)),
-            "warm_start": self.policy(batch, use_adapter=False),
-            "warm_start_region": self.policy(batch, force_region=True, use_adapter=False),
-            "policy": self.policy(batch),
+            "warm_start": before,
+            "warm_start_region": before_region,
+            "policy": chosen,
             "policy_region": region,
         }
         outcomes = [o for method, views in methods.items() for o in _outcomes(batch, method, views)]
@@ -189,7 +194,9 @@ class Evaluator:
         crops: list[BoxPx | None],
         p_full: Tensor | None = None,
     ) -> Views:
-        cut = self.reranker.views(batch.images, [[crop] for crop in crops]).embeddings[:, 0]
+        # By key, so that a crop which several methods choose is embedded once.
+        asked = [[crop] for crop in crops]
+        cut = self.reranker.views(batch.images, asked, batch.keys).embeddings[:, 0]
         is_region = torch.tensor([d == Decision.REGION for d in decisions], device=cut.device)
         view = torch.where(is_region[:, None], cut, batch.full_embedding)
         scores = self.reranker.scores(view[:, None], batch.candidates)[:, 0]

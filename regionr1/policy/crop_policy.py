@@ -246,6 +246,15 @@ class CropPolicy(LightningModule):
         with self.adapter(use_adapter):
             return self._roll_out(images, questions, 1, forced, None, None)
 
+    @torch.no_grad()
+    def greedy_both(
+        self, images: Sequence[Image.Image], questions: Sequence[str], use_adapter: bool = True
+    ) -> Rollouts:
+        """As `greedy`, both of its answers from one prefill: G = 2, the free one and REGION."""
+        forced = torch.tensor([[FREE, int(Decision.REGION)]]).expand(len(images), 2)
+        with self.adapter(use_adapter):
+            return self._roll_out(images, questions, 2, forced, None, None)
+
     def score(self, rollouts: Rollouts, use_adapter: bool = True) -> PolicyPass:
         """Log-probabilities, entropies and the exact decision; adapter off: reference policy."""
         if self.unchecked and use_adapter:

@@ -342,8 +342,7 @@ class RGRPO(LightningModule):
 
     def validation_step(self, batch: QueryBatch, batch_idx: int) -> None:
         """Measures the policy's greedy decisions on B queries."""
-        full, chosen = self.evaluator.full(batch), self.evaluator.policy(batch)
-        forced = self.evaluator.policy(batch, force_region=True)
+        full, (chosen, forced) = self.evaluator.full(batch), self.evaluator.policy_both(batch)
         self.validation.update(batch, full, chosen, forced)
         self.log_dict(self.validation.as_dict(), batch_size=len(batch))
         if batch_idx == 0:

@@ -47,6 +47,20 @@ def found(evaluator):
     return {(outcome.method, outcome.gold_ids[0]): outcome for outcome in outcomes}
 
 
+def test_a_crop_that_several_methods_choose_is_embedded_once(evaluator, monkeypatch) -> None:
+    embedded = []
+    plain = evaluator.reranker.scorer.embed_images
+    monkeypatch.setattr(
+        evaluator.reranker.scorer,
+        "embed_images",
+        lambda views: embedded.extend(views) or plain(views),
+    )
+    outcomes = evaluator.outcomes(colour_batch())
+    chosen = {(o.key, o.box_unit) for o in outcomes if o.box_unit is not None}
+    chosen.add(("test-1", (0.0, 0.0, 1.0, 1.0)))  # has no reference box, so its row is dropped
+    assert len(embedded) == len(chosen) < sum(o.box_unit is not None for o in outcomes)
+
+
 def test_every_method_answers_every_query_once(evaluator) -> None:
     outcomes = evaluator.outcomes(colour_batch())
     rows = [(outcome.method, outcome.key) for outcome in outcomes]
