@@ -1,12 +1,16 @@
 """Parsing errors as one sentence that names the key and the place in the config file."""
 
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
+from inspect import signature
 from pathlib import Path
 
 import yaml
 
 from regionr1.errors import UserError
+from regionr1.recipes import recipes
+from regionr1.suggest import nearest
 
 
 def config_files(args: list[str]) -> Iterator[Path]:
@@ -30,9 +34,9 @@ def check_config_files(args: list[str]) -> None:
             content = yaml.safe_load(text)
             refuse_twice(path, yaml.compose(text))
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"cannot read config file {path}: {getattr(error, 'strerror', None) or error}"
-            ) from error
+            reason = getattr(error, "strerror", None) or error
+            near = nearest(path.name.removesuffix(".yaml"), (*recipes("conf"), *recipes("sweeps")))
+            raise UserError(f"cannot read config file {path}: {reason}{near}") from error
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark
             where = str(path) if mark is None else f"{path}:{mark.line + 1}"
@@ -75,7 +79,7 @@ KINDS = {
 }
 
 
-def explain(message: str, args: list[str]) -> str:
+def explain(message: str, args: list[str], known: Sequence[str] = ()) -> str:
     """Makes one sentence of a message of jsonargparse.
 
     It names file and line of the key where the key comes from a file.
@@ -83,10 +87,12 @@ def explain(message: str, args: list[str]) -> str:
     Args:
         message: What the parser said.
         args: The command line, for its config files.
+        known: Options that there are, for what was mistyped.
     """
     key = ".".join(
         re.findall(r"Parser key \"([^\"]+)\"", message)
     )  # outer key first, then those of nested classes
+    whole = message
     message = re.sub(
         r"Parser key \"[^\"]+\":?\s*|Problem with given class_path '[^']+':\s*", "", message
     )
@@ -96,10 +102,14 @@ def explain(message: str, args: list[str]) -> str:
     ):
         inner = found.group(1) or found.group(2)
         key = f"{key}.{inner}" if key else inner
-        sentence = f"unknown config key {key}"
+        keys = [option.removeprefix("--") for option in known]
+        if cls := re.search(r"class_path '([\w.]+)'", whole):
+            keys += _arguments_of(cls[1], key.rpartition(".")[0])
+        sentence = f"unknown config key {key}{nearest(key, keys)}"
     elif found := re.search(r"unrecognized arguments: (.*)", message, re.DOTALL):
         options = " ".join(found.group(1).split())
-        sentence = f"unknown option {options}; `--help` after the command lists them"
+        near = nearest(options.split()[0].partition("=")[0], known)
+        sentence = f"unknown option {options}{near or '; `--help` after the command lists them'}"
     elif found := re.search(r"arguments are required: (.*)", message, re.DOTALL):
         names = ", ".join(
             re.sub(r"^\w+\.(?=(model|data|trainer)\b)", "", name)
@@ -112,6 +122,9 @@ def explain(message: str, args: list[str]) -> str:
             lambda kind: f"expected {KINDS.get(kind[1], kind[1])}, got ",
             " ".join(message.split()),
         )
+        sentence = re.sub(
+            r"Expected a typing\.Literal\[([^]]*)\]\. Got value: (.*)$", _one_of, sentence
+        )
         sentence = f"{key}: {sentence}" if key else sentence
     flags = [arg.split("=")[0].replace(".init_args", "") for arg in args]
     if not key or f"--{key}" in flags:  # a flag wins over every file
@@ -119,6 +132,17 @@ def explain(message: str, args: list[str]) -> str:
     places = [locate(path, key) for path in config_files(args)]
     where = next((place for place in reversed(places) if place), None)  # the last file wins
     return f"{where}: {sentence}" if where else sentence
+
+
+def _one_of(found: re.Match[str]) -> str:
+    choices = [choice.strip().strip("'") for choice in found[1].split(",")]
+    return f"expected one of {', '.join(choices)}, got {found[2]}{nearest(found[2], choices)}"
+
+
+def _arguments_of(class_path: str, key: str) -> list[str]:
+    module, _, name = class_path.rpartition(".")
+    found = getattr(sys.modules.get(module), name, None)
+    return [] if found is None else [f"{key}.{each}" for each in signature(found).parameters]
 
 
 def locate(path: Path, key: str) -> str | None:

@@ -8,7 +8,8 @@ from checkout import ROOT
 
 PACKAGE = ROOT / "regionr1"
 ROOMS = (
-    *("errors", "files", "memory", "config_errors", "hub", "algorithm", "scorers", "data.records"),
+    *("errors", "files", "memory", "progress", "suggest", "recipes", "config_errors", "hub"),
+    *("algorithm", "scorers", "data.records"),
     *("data.chunks", "data.npy", "data.images", "data.readers", "data.shards", "data.build"),
     *("policy", "evaluation", "training", "tracking", "tracking.callbacks", "builtin", "speed"),
     *("sweep", "serve", "cli"),

@@ -3,8 +3,9 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
+
+from regionr1.cli.signature import described
 
 
 @dataclass(frozen=True)
@@ -15,16 +16,18 @@ class Command:
         about: What it does, in a line of the help.
         target: Module and name of a function or a dataclass, as ``module:name``.
         spell: Turns what the user typed into options.
+        bare: Whether it runs without any; other commands show their help then.
     """
 
     about: str
     target: str
     spell: Callable[[list[str]], list[str]] = list
+    bare: bool = False
 
     def load(self) -> Callable[..., Any]:
-        """Import the function that runs this command."""
+        """What runs this command; its module is imported when it does."""
         module, name = self.target.split(":")
-        return getattr(import_module(module), name)
+        return described(module, name)
 
 
 def fit_options_last(args: list[str]) -> list[str]:
@@ -79,6 +82,16 @@ COMMANDS = {
     ),
     "serve": Command(
         "answer requests over HTTP with an exported policy", "regionr1.serve.server:serve"
+    ),
+    "recipes": Command(
+        "list what can be named after -c and `sweep`; `recipes copy NAME` writes one here",
+        "regionr1.cli.recipes:recipes",
+        bare=True,
+    ),
+    "recipes copy": Command("copy a recipe or a sweep", "regionr1.cli.recipes:copy"),
+    "completion": Command(
+        "print a script for the Tab key: `completion bash`",
+        "regionr1.cli.completion:completion",
     ),
     "upload": Command(
         "send what a run logged while its tracking server was away",

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from jsonargparse import set_parsing_settings
-from lightning.pytorch import Callback, LightningDataModule, LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from regionr1.cli.spelling import with_values
 from regionr1.config_errors import check_config_files, explain
 from regionr1.errors import UserError
+from regionr1.recipes import expand
 from regionr1.tracking.callbacks.artifacts import AdapterArtifact, TestTable
 from regionr1.tracking.callbacks.before_after import BeforeAfter
 from regionr1.tracking.callbacks.config_artifact import ConfigArtifact
@@ -24,8 +27,10 @@ from regionr1.tracking.callbacks.crop_gallery import CropGallery
 from regionr1.tracking.callbacks.last_checkpoint import LastCheckpoint
 from regionr1.tracking.callbacks.optimization import Optimization
 from regionr1.tracking.callbacks.prediction_file import PredictionFile
+from regionr1.tracking.callbacks.progress import Progress
 from regionr1.tracking.callbacks.provenance import Provenance
 from regionr1.tracking.callbacks.reported import ReportedModule
+from regionr1.tracking.callbacks.summary import Summary
 from regionr1.tracking.callbacks.system_metrics import SystemMetrics
 from regionr1.tracking.callbacks.throughput import Throughput
 from regionr1.tracking.callbacks.trial import trial_from_environment
@@ -61,7 +66,19 @@ class RegionCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses as Lightning does, without its warning that sys.argv holds arguments too."""
-        self.config = parser.parse_args(cast(list[str], args))
+        options = cast(list[str], args)
+        try:
+            self.config = parser.parse_args(options)
+        except ArgumentError as error:
+            known = self._parser(options[0])._option_string_actions
+            raise UserError(explain(str(error), options, list(known))) from error
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        """Adds our progress, unless the user wants none or brings one."""
+        own = any(isinstance(callback, ProgressBar) for callback in config.get("callbacks") or [])
+        if config.get("enable_progress_bar") is not False and not own:
+            callbacks = [*callbacks, Progress()]
+        return super()._instantiate_trainer(config, callbacks)
 
     def _parse_ckpt_path(self) -> None:
         """Leaves the configuration as given."""
@@ -121,13 +138,14 @@ def run(
         from regionr1.data.shards.datamodule import RerankDataModule
 
         datamodule_class = RerankDataModule
+    args = expand(args)
     check_config_files(args)
     if take_option(args, "--ckpt_path")[0] in ("last", "best"):
         raise UserError("--ckpt_path takes a file; `--resume last` goes on with the newest run")
     with tempfile.TemporaryDirectory() as folder:
-        args = with_resume(args, Path(folder))
+        args = with_values(with_resume(args, Path(folder)))
         try:
-            return cli_class(
+            return _of_verb(cli_class, args[0])(
                 model_class,
                 datamodule_class,
                 args=args,
@@ -140,17 +158,28 @@ def run(
                     "default_root_dir": "mlruns",
                     "callbacks": [
                         *(TestTable(), BeforeAfter(), AdapterArtifact()),
-                        *(Provenance(), Throughput(), Optimization()),
+                        *(Provenance(), Throughput(), Optimization(), Summary()),
                         *trial_from_environment(),
                         *callbacks,
                     ],
                 },
-                parser_kwargs={"prog": "regionr1", "exit_on_error": False},
+                parser_kwargs={"prog": "regionr1", "exit_on_error": False, "allow_abbrev": False},
             )
         except ArgumentError as error:
             raise UserError(explain(str(error), args)) from error
         except MisconfigurationException as error:  # what the Trainer refuses
             raise UserError(f"trainer: {error}") from error
+
+
+def _of_verb(cli_class: type[RegionCLI], verb: str) -> type[RegionCLI]:
+    """The command line of one verb: building the options of all four takes four times as long."""
+
+    class OneVerb(cli_class):  # type: ignore[valid-type,misc]
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            return {name: skip for name, skip in LightningCLI.subcommands().items() if name == verb}
+
+    return OneVerb
 
 
 def with_resume(args: list[str], folder: Path) -> list[str]:
@@ -205,7 +234,7 @@ def quiet_lightning() -> None:
     One is about the number of workers, which is set on purpose.
     """
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: "Tip:" not in record.getMessage()
+        lambda record: not any(text in record.getMessage() for text in ("Tip:", "was configured"))
     )
     for message in (
         "does not have many workers",

@@ -8,8 +8,11 @@ import sys
 from collections.abc import Sequence
 
 from regionr1.cli.commands import COMMANDS, GROUPS, VERBS, names, table
+from regionr1.config_errors import check_config_files
 from regionr1.errors import ERROR_LINE, UserError, sentence
 from regionr1.memory import keep_freed_memory
+from regionr1.recipes import expand
+from regionr1.suggest import nearest
 
 HELP = f"""\
 usage: regionr1 {{{",".join(names())}}} ...
@@ -20,15 +23,15 @@ one region, and a frozen re-ranker orders the candidates with what is left.
 commands:
 {table()}
 examples:
-  regionr1 fit -c conf/base.yaml -c conf/builtin.yaml -c conf/quickstart.yaml --model.group_size 8
+  regionr1 fit -c quickstart --model.group_size 8
   regionr1 fit --resume RUN_ID --trainer.max_steps 200
   regionr1 test --resume last
   regionr1 predict --resume last --predictions.path out.jsonl
-  regionr1 sweep sweeps/group_kl_prior.yaml --n-trials 30
+  regionr1 sweep group_kl_prior --n-trials 30
   mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db
 
-Configs stack from left to right and options come after the command; `regionr1 fit --help` lists
-them all. `--resume` goes on with an MLflow run, or with the newest: its config, its last
+Configs stack from left to right and options come after the command; `regionr1 fit --help all`
+lists them all. `--resume` goes on with an MLflow run, or with the newest: its config, its last
 checkpoint, and everything is logged into that run.
 
 options:
@@ -72,9 +75,7 @@ def dispatch(args: list[str]) -> None:
 
         print(__version__)
     elif first in VERBS:
-        from regionr1.cli.fit import run
-
-        run(args)
+        _run_verb(args)
     elif first in GROUPS and second in ("", "-h", "--help"):
         print(f"usage: regionr1 {first} {{{','.join(names(first))}}} ...\n\n{table(first)}")
         print(f"`regionr1 {first} COMMAND --help` lists the options of one.")
@@ -83,17 +84,37 @@ def dispatch(args: list[str]) -> None:
     elif first in COMMANDS:
         _run(first, args[1:])
     elif first in GROUPS:
-        raise UserError(
-            f"there is no command `{first} {second}`; choose from {', '.join(names(first))}"
-        )
+        near = nearest(second, names(first)) or f"; choose from {', '.join(names(first))}"
+        raise UserError(f"there is no command `{first} {second}`{near}")
     elif first.startswith("-"):
         raise UserError(f"options come after the command, as in `regionr1 fit {first} ...`")
     else:
-        raise UserError(f"there is no command {first!r}; choose from {', '.join(names())}")
+        near = nearest(first, names()) or f"; choose from {', '.join(names())}"
+        raise UserError(f"there is no command {first!r}{near}")
 
 
 def _run(name: str, args: list[str], as_positional: bool = True) -> None:
     from regionr1.cli.call import call
 
     command = COMMANDS[name]
-    call(command.load(), command.spell(args), f"regionr1 {name}", as_positional)
+    call(command.load(), command.spell(args), f"regionr1 {name}", as_positional, command.bare)
+
+
+def _run_verb(args: list[str]) -> None:
+    """What can be told without a model is told before one is imported."""
+    verb, *options = args
+    if {"-h", "--help"} & set(options) and "all" not in options:
+        from regionr1.cli.help import verb_help
+
+        print(verb_help(verb, VERBS[verb]), end="")
+        return
+    check_config_files(expand(args))
+    given = {option.partition("=")[0] for option in options}
+    if not given & {"-c", "--config", "--resume", "--data.shards", "-h", "--help"}:
+        raise UserError(
+            f"{verb} needs a recipe, as in `regionr1 {verb} -c quickstart` (`regionr1 recipes` "
+            "lists them), or a run, as in `--resume last`"
+        )
+    from regionr1.cli.fit import run
+
+    run([arg for arg in args if arg != "all"] if "--help" in options else args)

@@ -11,15 +11,18 @@ import yaml
 
 from regionr1.errors import UserError
 from regionr1.files import write_text
+from regionr1.recipes import find
 from regionr1.sweep.plan import SweepPlan, read_plan
 from regionr1.sweep.space import Value
-from regionr1.sweep.store import DEFAULT_STORAGE, StudyStore
 
 if TYPE_CHECKING:
     from optuna import Study
 
     from regionr1.sweep.parent import ParentRun
+    from regionr1.sweep.store import StudyStore
     from regionr1.sweep.trials import Runner
+
+DEFAULT_STORAGE = "sqlite:///mlruns/optuna.db"
 
 
 @dataclass
@@ -27,7 +30,7 @@ class StudyOptions:
     """Which study a command is about.
 
     Attributes:
-        file: Sweep file.
+        file: Sweep file, or the name of one that `regionr1 recipes` lists.
         storage: Where the study is kept: sqlite:///FILE, journal:FILE or
             postgresql://USER@HOST/DATABASE.
         study: Name of the study; left out, the file's.
@@ -39,7 +42,7 @@ class StudyOptions:
 
     def plan(self, fixed: dict[str, Value] | None = None) -> SweepPlan:
         """Read the file, under the other name of the study if there is one."""
-        plan = read_plan(self.file, fixed or {})
+        plan = read_plan(find(str(self.file), "sweeps"), fixed or {})
         return plan if self.study is None else replace(plan, study=self.study)
 
 
@@ -67,13 +70,14 @@ class Sweep(StudyOptions):
 
     def run(self) -> None:
         """Work on the study until it has its trials."""
-        from regionr1.cli import fit as lightning_cli
-        from regionr1.sweep.in_process import InProcess
-        from regionr1.sweep.trials import FreshProcess
-
         plan = self.plan(parse_fixed(self.fit_options))
         if self.in_process and self.trial_timeout is not None:
             raise UserError("--trial-timeout cannot end a trial in this process; drop --in-process")
+        from regionr1.cli import fit as lightning_cli
+        from regionr1.sweep.in_process import InProcess
+        from regionr1.sweep.store import StudyStore
+        from regionr1.sweep.trials import FreshProcess
+
         runner = (
             InProcess(lambda args, callback: lightning_cli.run(args, callbacks=[callback]))
             if self.in_process
@@ -86,7 +90,7 @@ class Sweep(StudyOptions):
 
 def run_sweep(
     plan: SweepPlan,
-    store: StudyStore,
+    store: "StudyStore",
     runner: "Runner",
     n_trials: int | None = None,
     timeout_s: float | None = None,
@@ -137,7 +141,7 @@ def run_sweep(
 
 
 def _conclude(
-    plan: SweepPlan, study: "Study", store: StudyStore, parent: "ParentRun", total: int
+    plan: SweepPlan, study: "Study", store: "StudyStore", parent: "ParentRun", total: int
 ) -> dict[str, float]:
     """Prints and logs what the study found so far; returns its totals."""
     from optuna.trial import TrialState
@@ -174,10 +178,12 @@ class Report(StudyOptions):
 
     def run(self) -> None:
         """Print and log."""
+        plan = self.plan()
         from regionr1.cli.check_sweep import check_plan
         from regionr1.sweep.parent import ParentRun
+        from regionr1.sweep.store import StudyStore
 
-        plan, store = self.plan(), StudyStore(self.storage)
+        store = StudyStore(self.storage)
         with store.lock(plan.study):
             opened = existing(store, plan)
             parent = ParentRun.open(plan, opened, check_plan(plan))
@@ -198,9 +204,11 @@ class Best(StudyOptions):
 
     def run(self) -> None:
         """Write or print it."""
+        plan = self.plan()
         from regionr1.sweep.overlay import overlay
+        from regionr1.sweep.store import StudyStore
 
-        plan, store = self.plan(), StudyStore(self.storage)
+        store = StudyStore(self.storage)
         with store.lock(plan.study):
             opened = existing(store, plan)
         text = overlay(plan, opened, self.trial)
@@ -212,7 +220,7 @@ class Best(StudyOptions):
         print(f"wrote {self.out}; run it: regionr1 fit {configs} -c {self.out}")
 
 
-def existing(store: StudyStore, plan: SweepPlan) -> "Study":
+def existing(store: "StudyStore", plan: SweepPlan) -> "Study":
     """The study, which must have trials.
 
     Raises:

@@ -14,6 +14,7 @@ Config = Mapping[str, Any]
 OF_THE_RUN = (
     *("config", "resume", "ckpt_path", "weights_only", "verbose", "return_predictions"),
     *("checkpoint.", "best.", "gallery.", "system_metrics.", "predictions."),
+    *("data.num_workers", "data.start_method", "data.verify_checksums"),
     *("trainer.logger", "trainer.default_root_dir", "trainer.callbacks", "trainer.profiler"),
     *("trainer.enable_", "trainer.log_every_n_steps", "trainer.num_sanity_val_steps"),
     *("trainer.fast_dev_run", "trainer.max_epochs"),  # the stream is endless: steps count
@@ -104,6 +105,7 @@ COUNTS_IF: dict[str, Callable[[Config], bool]] = {
     "model.crop_prior.min_area": _OWN,
     "model.crop_prior.max_aspect": _OWN,
     "model.crop_prior.encouragement*": _ENCOURAGED,
+    "model.reward.vote_*": _is_not("model.reward.labels", "given", None),
     "model.reward.malformed": _NOT_RELEASE,
     "model.reward.invalid": _NOT_RELEASE,
     "model.advantage.baseline": _both(_SAMPLED, _UNCORRECTED),

@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 
 from regionr1.config_errors import check_config_files, explain
 from regionr1.errors import UserError
+from regionr1.recipes import find
 from regionr1.scorers.base import Scorer
 from regionr1.scorers.builtin import BuiltinScorer, PixelScorer
 
@@ -20,7 +21,7 @@ def load_scorer(name: str | dict[str, Any]) -> Scorer:
     Args:
         name: `builtin`, `pixels`, weights that `scripts/train_scorer` wrote (`.safetensors`), or a
             YAML file with the `class_path` of any `Scorer` and its `init_args`, such as those in
-            `conf/scorer/`; or what such a file holds.
+            `conf/scorer/`, which travel with the package; or what such a file holds.
 
     Raises:
         UserError: There is no such scorer, or it cannot be made.
@@ -50,11 +51,12 @@ def scorer_parser() -> ArgumentParser:
 
 
 def read_scorer(path: Path) -> dict[str, Any]:
-    """Class and arguments in a scorer's YAML file.
+    """Class and arguments in a scorer's YAML file, here or of those that travel with the package.
 
     Raises:
         UserError: It is missing or no YAML.
     """
+    path = find(str(path))
     check_config_files(["--config", str(path)])
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 

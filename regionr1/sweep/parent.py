@@ -11,6 +11,7 @@ import yaml
 
 from regionr1.sweep.plan import SweepPlan
 from regionr1.tracking.callbacks.trial import STATE_TAG
+from regionr1.tracking.description import NOTE_TAG
 from regionr1.tracking.logger import (
     create_experiment,
     default_tracking_uri,
@@ -25,7 +26,6 @@ PARENT_ATTR = "mlflow_parent_run_id"
 PARENT_TAG = "mlflow.parentRunId"  # what the UI nests by
 REASON_TAG = "sweep.reason"
 BEST_TAG, BEST_RUNS_TAG = "sweep.best", "sweep.best_runs"
-NOTE_TAG = "mlflow.note.content"  # what the UI shows as a run's description
 
 
 class ParentRun:

@@ -11,6 +11,7 @@ import yaml
 
 from regionr1.config_errors import check_config_files, locate
 from regionr1.errors import UserError
+from regionr1.recipes import find
 from regionr1.sweep.space import Parameter, Value, check_point, grid, overrides, read_space
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def _plan(path: Path, raw: Mapping[str, Any], fixed: dict[str, Value]) -> SweepP
         raise UserError(f"study must be a name, not {study!r}")
     if not isinstance(configs, list) or not configs:
         raise UserError("configs must be a list of config files")
-    configs = tuple(Path(str(config)) for config in configs)
+    configs = tuple(find(str(config)) for config in configs)
     check_config_files([part for config in configs for part in ("-c", str(config))])
     settings = raw.get("set") or {}
     if not isinstance(settings, dict):

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.storages import BaseStorage
 
-DEFAULT_STORAGE = "sqlite:///mlruns/optuna.db"
 JOURNAL_PREFIX = "journal:"
 POSTGRESQL = "postgresql://"
 DRIVER = (

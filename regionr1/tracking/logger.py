@@ -7,6 +7,7 @@ mlruns/<experiment>/<run id>/{artifacts,checkpoints}.
 
 import logging
 import os
+import re
 import secrets
 from argparse import Namespace
 from collections.abc import Mapping
@@ -212,6 +213,14 @@ class TrackingLogger(MLFlowLogger):
     def _create_experiment(self, name: str) -> None:
         """Creates the experiment here, where Lightning would warn that it has to."""
         create_experiment(self._mlflow_client, self._tracking_uri, name)
+
+    @property
+    def shown_uri(self) -> str:
+        """The store as a user would type it, without a password."""
+        path = sqlite_file(self._tracking_uri)
+        if path is not None and path.is_relative_to(Path.cwd()):
+            return f"{SQLITE_PREFIX}{path.relative_to(Path.cwd())}"
+        return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", str(self._tracking_uri))
 
     @property
     def save_dir(self) -> str | None:

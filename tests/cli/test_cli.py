@@ -42,7 +42,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["fitt"], ["no command 'fitt'", "validate"]),
+        (["fitt"], ["no command 'fitt'", "did you mean fit?"]),
         (["--config", "x.yaml", "fit"], ["after the command", "fit --config"]),
     ],
 )
@@ -148,7 +148,7 @@ def test_fit_resume_test_predict_are_one_run(config: Path, workspace: Path, caps
     assert resumed.info.run_id == run_id
     steps = [point.step for point in client.get_metric_history(run_id, "workings/loss")]
     assert steps == [1, 2, 3, 4, 5, 6, 7]
-    losses = [point.value for point in client.get_metric_history(run_id, "loss")]
+    losses = [point.value for point in client.get_metric_history(run_id, "workings/loss")]
     assert losses == sorted(losses, reverse=True)  # went on from where it was
 
     run("test", "--resume", "last")
@@ -176,7 +176,7 @@ def test_fit_resume_test_predict_are_one_run(config: Path, workspace: Path, caps
     assert len(client.search_runs([resumed.info.experiment_id])) == 2
 
     with pytest.raises(
-        UserError, match="started with other settings than now: model.group_size was 8 and is 6"
+        UserError, match="started with other settings than now: model.group_size was 4 and is 6"
     ):
         run("fit", "--resume", run_id, "--model.group_size", 6, "--trainer.max_steps", 8)
 

@@ -9,11 +9,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from regionr1.evaluation.decision_quality import Threshold, threshold_outcomes
 from regionr1.evaluation.findings import Findings
 from regionr1.evaluation.outcome_file import OUTCOMES, write_outcomes
+from regionr1.evaluation.render import format_table
 from regionr1.policy.adapter_folder import is_portable, write_settings
 from regionr1.tracking.callbacks.config_artifact import resolved_config
 from regionr1.tracking.callbacks.reported import ReportedModule
 from regionr1.tracking.callbacks.validation_threshold import gathered, validation_threshold
+from regionr1.tracking.description import describe
 from regionr1.tracking.logged_model import log_adapter
+from regionr1.tracking.metric_names import TESTED
 from regionr1.tracking.run_files import keep_file, keep_folder, keep_text, tracker
 
 
@@ -50,9 +53,28 @@ class TestTable(Callback):
             path = Path(folder) / OUTCOMES
             write_outcomes(path, outcomes)
             keep_file(trainer, path)
+        logger = tracker(trainer)
+        if logger is not None:
+            few = ("cond_recall_at_1", "recall_at_1", "mrr", "region_rate")
+            describe(logger, "Test", format_table(found.rows, few, few[:1]))
         values = {f"test/{name}": value for name, value in found.values().items()}
-        for logger in trainer.loggers:
-            logger.log_metrics(values, step=trainer.global_step)
+        values = {name: value for name, value in values.items() if is_followed(name)}
+        for each in trainer.loggers:
+            each.log_metrics(values, step=trainer.global_step)
+
+
+def is_followed(name: str) -> bool:
+    """Whether a number of a test is a metric too: the policy's own, and what its gain is made of.
+
+    The others are hundreds, and in the tables.
+    """
+    of_gain = name.startswith("test/gain/") and name.endswith(("/cond_recall_at_1", "/mrr"))
+    return (
+        name in TESTED
+        or of_gain
+        or name.startswith("test/decision/policy/")
+        or name == "test/policy_threshold/threshold"
+    )
 
 
 class AdapterArtifact(Callback):

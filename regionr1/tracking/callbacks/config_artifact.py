@@ -8,6 +8,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
 
 from regionr1.evaluation.settings import settings
+from regionr1.tracking.description import describe, made_of
 from regionr1.tracking.resume import CONFIG_ARTIFACT
 from regionr1.tracking.run_files import keep_text, tracker
 
@@ -38,6 +39,8 @@ class ConfigArtifact(SaveConfigCallback):
         if verb == "fit" or logger is None or not logger.continues:
             for each in trainer.loggers:
                 each.log_hyperparams(settings(config))
+        if logger is not None and not logger.continues:
+            describe(logger, "", made_of(settings(config)))
         if verb == "fit" and logger is not None and logger.continues:
             logger.experiment.update_run(logger.run_id, status="RUNNING")
         text = yaml.safe_dump(config, sort_keys=False)
