@@ -79,6 +79,7 @@ def premise(
     out: Path | None = None,
     crops: bool = False,
     limit: int | None = None,
+    work: Path | None = None,
 ) -> None:
     """Measure what there is to win by cropping: the full image against the reference box.
 
@@ -96,6 +97,8 @@ def premise(
         out: JSON file for the table, beside printing it.
         crops: Rank by the crops of the grid too; the scorer embeds 42 images per query.
         limit: Measure this many queries, spread evenly over the split; left out, all.
+        work: Folder that keeps the crops' embeddings: a killed run goes on, and another limit takes
+            over what is there. Left out, nothing is kept.
     """
     from regionr1.data.shards.describe import describe as described
     from regionr1.data.shards.index import verify_index
@@ -112,6 +115,8 @@ def premise(
         at_least_one(limit=limit)
     model = load_scorer(scorer)
     index = verify_index(shards, split, model.fingerprint())
+    if not index.n_samples:
+        raise UserError(f"{shards}: its {split} split holds no query, so nothing can be measured")
     n = index.n_samples if limit is None else min(limit, index.n_samples)
 
     def queries() -> "Iterator[ShardSample]":
@@ -122,7 +127,10 @@ def premise(
         from tqdm import tqdm
 
         print(f"embedding {n:,} queries x {len(grid())} crops = {n * len(grid()):,} images")
-        progress = tqdm(crop_grid_outcomes(queries(), model), "queries", n, disable=None)
+        kept = None
+        if work is not None:
+            kept = work / f"premise-{split}-{index.built_from}-{model.fingerprint()}"
+        progress = tqdm(crop_grid_outcomes(queries(), model, kept), "queries", n, disable=None)
         outcomes += crop_grid_headroom(progress)
     if root is not None:
         pixels = load_scorer("pixels")

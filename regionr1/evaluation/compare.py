@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from statistics import mean, stdev
 from typing import Any
 
@@ -12,27 +12,15 @@ from scipy.stats import t as student
 
 from regionr1.errors import UserError
 from regionr1.evaluation.bootstrap import Interval
+from regionr1.evaluation.comparable import differing
 from regionr1.evaluation.markdown import interval_cell, markdown_table
 from regionr1.evaluation.permutation import permutation_p_values
 from regionr1.evaluation.settings import SEEDS, settings
+from regionr1.evaluation.several import holm
 from regionr1.evaluation.table import METRICS, Outcome, metrics_table, paired_difference
+from regionr1.evaluation.tested import TestedRun
 
 COMPARED = ("cond_recall_at_1", "recall_at_1", "mrr", "ndcg", "region_rate", "invalid_rate")
-
-
-@dataclass
-class TestedRun:
-    """A run and its test.
-
-    Attributes:
-        name: Shown name, unique among those compared.
-        config: Resolved configuration.
-        outcomes: Test outcomes of all methods.
-    """
-
-    name: str
-    config: Mapping[str, Any]
-    outcomes: Sequence[Outcome]
 
 
 def config_difference(runs: Sequence[TestedRun]) -> dict[str, list[Any]]:
@@ -118,6 +106,7 @@ def compare(runs: Sequence[TestedRun], method: str = "policy", resamples: int = 
     """
     parts = [_config_part(runs), _values_part(runs, method, resamples)]
     parts += [_difference_part(runs, method, resamples)]
+    parts += [f"Warning: {text}" for run in runs[1:] for text in differing(runs[0], run)]
     groups = [group for group in seed_groups(runs) if len(group) > 1]
     parts += [_seeds_part(group, method) for group in groups]
     return "\n\n".join(parts) + "\n"
@@ -142,10 +131,12 @@ def _values_part(runs: Sequence[TestedRun], method: str, resamples: int) -> str:
 
 def _difference_part(runs: Sequence[TestedRun], method: str, resamples: int) -> str:
     rows = []
-    for name, values in differences(runs, method, resamples).items():
-        p_values = _p_values(runs[0], next(run for run in runs if run.name == name), method)
+    found = differences(runs, method, resamples)
+    p_values = [_p_values(runs[0], run, method) for run in runs[1:]]
+    corrected = {metric: holm([p[metric] for p in p_values]) for metric in COMPARED}
+    for n, (name, values) in enumerate(found.items()):
         for metric in COMPARED:
-            p = p_values[metric]
+            p = corrected[metric][n]
             rows.append([
                 *(f"{name} - {runs[0].name}", METRICS[metric]),
                 interval_cell(values[metric], "+.3f"),
@@ -154,7 +145,8 @@ def _difference_part(runs: Sequence[TestedRun], method: str, resamples: int) -> 
             ])  # fmt: skip
     note = (
         "95% intervals: paired bootstrap on the same queries, resampled by entity. p: paired "
-        "permutation test, by entity."
+        "permutation test, by entity"
+        + (f", corrected by Holm for {len(runs) - 1} runs." if len(runs) > 2 else ".")
     )
     first = {o.key for o in _of_method(runs[0], method)}
     for run in runs[1:]:

@@ -9,15 +9,18 @@ no policy at all.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from regionr1.algorithm.boxes import crop_px
 from regionr1.algorithm.ranking import first_positive_rank
+from regionr1.data.npy import from_npy, to_npy
 from regionr1.data.shards.samples import ShardSample
 from regionr1.evaluation.headroom import chunks, outcome_of
 from regionr1.evaluation.table import Outcome
+from regionr1.files import write_whole
 from regionr1.scorers.base import Scorer
 
 UnitBox = tuple[float, float, float, float]
@@ -47,7 +50,9 @@ def evenly(samples: Iterable[ShardSample], n: int, limit: int | None) -> Iterato
             yield sample
 
 
-def crop_grid_outcomes(samples: Iterable[ShardSample], scorer: Scorer) -> Iterator[list[Outcome]]:
+def crop_grid_outcomes(
+    samples: Iterable[ShardSample], scorer: Scorer, kept: Path | None = None
+) -> Iterator[list[Outcome]]:
     """Yields, query by query, its outcomes by the crops of `grid()`, then the one of luck.
 
     The last outcome is the best, by the query's labels, of the same crops of the nearest other
@@ -56,12 +61,14 @@ def crop_grid_outcomes(samples: Iterable[ShardSample], scorer: Scorer) -> Iterat
     Args:
         samples: Queries with their pools.
         scorer: The scorer of the samples' embeddings, which embeds the crops.
+        kept: Folder of these shards and this scorer alone, in which each query's crops are kept, so
+            that what was embedded once is read the next time.
     """
     boxes = grid()
     for chunk in chunks(samples):
         crops = [[crop_px(torch.tensor(b), *s.image.size) for b in boxes] for s in chunk]
         views = np.stack([
-            _embed(sample, cut, scorer) for sample, cut in zip(chunk, crops, strict=True)
+            _kept(sample, cut, scorer, kept) for sample, cut in zip(chunk, crops, strict=True)
         ])  # fmt: skip
         for i, (sample, cut) in enumerate(zip(chunk, crops, strict=True)):
             own = [
@@ -112,6 +119,22 @@ def _best_box(rows: list[list[Outcome]]) -> int:
         return len(grid()) - 1
     keys = zip((ranks == 1).mean(0).tolist(), (1 / ranks).mean(0).tolist(), strict=True)
     return max(enumerate(keys), key=lambda pair: pair[1])[0]
+
+
+def _kept(
+    sample: ShardSample, crops: list[tuple[int, int, int, int]], scorer: Scorer, kept: Path | None
+) -> np.ndarray:
+    """(42, D) embeddings of a query's crops, read where they were kept."""
+    if kept is None:
+        return _embed(sample, crops, scorer)
+    path = kept / f"{sample.key}.npy"
+    if path.is_file():
+        found = from_npy(path.read_bytes())
+        if found.shape == (len(crops), len(sample.full)):
+            return found
+    views = _embed(sample, crops, scorer)
+    write_whole(path, lambda file: file.write(to_npy(views)))
+    return views
 
 
 def _embed(

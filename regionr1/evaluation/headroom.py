@@ -122,4 +122,5 @@ def outcome_of(
         box_unit=box,
         iou=overlap,
         groups=sample.groups,
+        data_id=sample.data_id or None,
     )

@@ -4,7 +4,9 @@ import csv
 import io
 import json
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
+from regionr1.errors import UserError
 from regionr1.evaluation.bootstrap import Interval
 from regionr1.evaluation.markdown import interval_cell, markdown_table
 from regionr1.evaluation.table import METRICS, MethodRow
@@ -72,3 +74,29 @@ def table_json(rows: Sequence[MethodRow]) -> str:
         for row in rows
     ]
     return json.dumps(records, indent=2) + "\n"
+
+
+def read_table(path: Path) -> list[MethodRow]:
+    """Rows that `table_json` wrote.
+
+    Raises:
+        UserError: The file is missing, or no such table.
+    """
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+        return [
+            MethodRow(
+                *(record[name] for name in ("method", "n", "n_skipped", "n_pool_positive")),
+                metrics={
+                    name: Interval(**record["metrics"].get(name) or dict.fromkeys(Interval._fields))
+                    for name in METRICS
+                },
+            )
+            for record in records
+        ]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{path}: is no table of results; write it with `regionr1 data premise --out`"
+        ) from error

@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 METHODS = (
-    *("full", "centre", "random", "warm_start", "warm_start_region", "policy", "policy_region"),
+    *(
+        "full",
+        "centre_35",
+        "centre",
+        "centre_70",
+        "random",
+        "warm_start",
+        "warm_start_region",
+        "policy",
+        "policy_region",
+    ),
     *("better_of", "reference"),
 )
 POLICY_METRICS = (

@@ -96,6 +96,7 @@ _FLOOR = "model.estimator.region_floor"
 _LOSS = "model.loss.loss_type"
 _OWN = _is("model.reward.variant", "own", None)
 _NOT_RELEASE = _is_not("model.reward.variant", "release")
+_VOTED = _is("model.reward.labels", "vote")
 _ENCOURAGED = _both(_above("model.crop_prior.encouragement"), _NOT_RELEASE)
 
 COUNTS_IF: dict[str, Callable[[Config], bool]] = {
@@ -108,6 +109,9 @@ COUNTS_IF: dict[str, Callable[[Config], bool]] = {
     "model.reward.vote_*": _is_not("model.reward.labels", "given", None),
     "model.reward.malformed": _NOT_RELEASE,
     "model.reward.invalid": _NOT_RELEASE,
+    "model.reward.labels": _VOTED,
+    "model.reward.vote_temperature": _VOTED,
+    "model.reward.vote_share": _VOTED,
     "model.advantage.baseline": _both(_SAMPLED, _UNCORRECTED),
     "model.advantage.scale_rewards": _UNCORRECTED,
     "model.estimator.region_floor": _both(_is("model.decision", "exact"), _above(_FLOOR)),

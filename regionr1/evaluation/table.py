@@ -55,6 +55,10 @@ class Outcome:
         groups: Parts of the split that the query belongs to, such as {"type": "automatic"}.
         p_full: Exact probability of FULL at temperature 1 of the policy that chose, whatever it was
             forced to; None where no policy chose.
+        margin: Highest score of a positive minus the highest of a negative; None where the pool
+            lacks one of the two, or the answer was INVALID.
+        data_id: What result files of others call the query; None where they do not, or the run was
+            tested before this was kept.
     """
 
     key: str
@@ -70,6 +74,8 @@ class Outcome:
     iou: float | None = None
     groups: dict[str, str] = field(default_factory=dict)
     p_full: float | None = None
+    margin: float | None = None
+    data_id: str | None = None
 
     @property
     def reciprocal_rank(self) -> float:

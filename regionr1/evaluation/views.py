@@ -11,7 +11,7 @@ from torch import Tensor
 
 from regionr1.algorithm.answers import Decision
 from regionr1.algorithm.boxes import CropPrior, crop_px, iou, px_to_unit
-from regionr1.algorithm.ranking import entity_ranking, first_positive_rank, ndcg, order
+from regionr1.algorithm.ranking import entity_ranking, first_positive_rank, margin, ndcg, order
 from regionr1.data.shards.batch import QueryBatch
 from regionr1.evaluation.predictions import Prediction
 from regionr1.evaluation.table import Outcome
@@ -20,7 +20,8 @@ from regionr1.policy.crops import crop_rectangles
 from regionr1.policy.rollout import Rollouts
 from regionr1.scorers.reranker import BoxPx, RewardReranker
 
-CENTRE = (0.25, 0.25, 0.75, 0.75)
+CENTRES = {"centre_35": 0.35, "centre": 0.5, "centre_70": 0.7}
+"""Rows of centre crops, and their side as a share of the image's."""
 RANDOM_SIDES = (0.3, 0.7)  # of a random box where the policy has none to be as large as
 
 BoxUnit = tuple[float, float, float, float]
@@ -38,6 +39,8 @@ class Views:
         ndcgs: B NDCGs; 0 for INVALID.
         rankings: B lists of entity ids; None for INVALID.
         ious: B overlaps of the crop with the reference box; None where either is missing.
+        margins: B gaps between the best positive's and the best negative's score; None where there
+            is no such pair, and for INVALID.
         p_full: (B,) exact probabilities of FULL at temperature 1; NaN where no policy chose.
     """
 
@@ -48,6 +51,7 @@ class Views:
     ndcgs: list[float]
     rankings: list[list[str] | None]
     ious: list[float | None]
+    margins: list[float | None]
     p_full: Tensor
 
 
@@ -99,7 +103,10 @@ class Evaluator:
         full = self.full(batch)
         methods = {
             "full": full,
-            "centre": self.boxes(batch, [CENTRE] * len(batch)),
+            **{
+                name: self.boxes(batch, [centre_box(side)] * len(batch))
+                for name, side in CENTRES.items()
+            },
             "random": self.boxes(batch, self._random_boxes(batch, region.crops_px)),
             "warm_start": before,
             "warm_start_region": before_region,
@@ -202,6 +209,11 @@ class Evaluator:
         scores = self.reranker.scores(view[:, None], batch.candidates)[:, 0]
         ranks = first_positive_rank(scores, batch.labels, batch.valid).tolist()
         gains = ndcg(scores, batch.labels, batch.valid).tolist()
+        gaps = margin(scores, batch.labels, batch.valid, "max").tolist()
+        paired = (batch.labels & batch.valid).any(-1) & (~batch.labels & batch.valid).any(-1)
+        margins: list[float | None] = [
+            gap if told else None for gap, told in zip(gaps, paired.tolist(), strict=True)
+        ]
         orders = order(scores, batch.valid)
         rankings: list[list[str] | None] = []
         overlaps: list[float | None] = []
@@ -209,14 +221,19 @@ class Evaluator:
             rankings.append(entity_ranking(orders[b], batch.candidate_ids[b]))
             crop, reference, overlap = crops[b], batch.reference_box_unit[b].cpu(), None
             if decision == Decision.INVALID:  # no view, so no ranking: a miss, never the full image
-                ranks[b], gains[b], rankings[b] = float("inf"), 0.0, None
+                ranks[b], gains[b], rankings[b], margins[b] = float("inf"), 0.0, None, None
             if crop is not None and bool(reference.isfinite().all()):
                 unit = px_to_unit(crop, batch.widths[b], batch.heights[b])
                 overlap = float(iou(unit, reference))
             overlaps.append(overlap)
         if p_full is None:
             p_full = torch.full((len(batch),), float("nan"))
-        return Views(decisions, crops, scores, ranks, gains, rankings, overlaps, p_full)
+        return Views(decisions, crops, scores, ranks, gains, rankings, overlaps, margins, p_full)
+
+
+def centre_box(side: float) -> BoxUnit:
+    """The box in the middle of the unit square whose sides are `side`."""
+    return (0.5 - side / 2, 0.5 - side / 2, 0.5 + side / 2, 0.5 + side / 2)
 
 
 def random_box(key: str, sides: tuple[float, float] | None = None) -> BoxUnit:
@@ -272,6 +289,8 @@ def _outcomes(batch: QueryBatch, method: str, views: Views) -> list[Outcome]:
                 iou=views.ious[b],
                 groups=batch.groups[b],
                 p_full=None if math.isnan(p_full[b]) else p_full[b],
+                margin=views.margins[b],
+                data_id=batch.data_ids[b] or None,
             )
         )
     return found

@@ -1,23 +1,48 @@
 """`regionr1 report`: tested runs as one page, in a file and as an artifact of the runs."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from regionr1.errors import UserError, at_least_one
 from regionr1.evaluation.by_rank import band_table
 from regionr1.evaluation.cases import TOP, cases_of, chosen_cases
-from regionr1.evaluation.compare import TestedRun, compare
-from regionr1.evaluation.decision_quality import decision_table
-from regionr1.evaluation.findings import NOTE, Findings
-from regionr1.evaluation.gain import gain_table
-from regionr1.evaluation.page import Section, html_page, section_of_text
+from regionr1.evaluation.charts import margin_scatter, risk_chart
+from regionr1.evaluation.comparable import alike, differing
+from regionr1.evaluation.compare import config_difference
+from regionr1.evaluation.consistency import contradictions
+from regionr1.evaluation.crop_quality import crop_quality, crop_quality_table
+from regionr1.evaluation.decision_quality import (
+    DECIDERS,
+    decision_cases,
+    decision_rows,
+    decision_table,
+    risk_coverage,
+)
+from regionr1.evaluation.external import external_outcomes, read_rankings
+from regionr1.evaluation.gain import PARTS, gain_table
+from regionr1.evaluation.markdown import markdown_table
+from regionr1.evaluation.page import Section, html_page
 from regionr1.evaluation.pictures import Case, case_picture, rank_text
-from regionr1.evaluation.render import format_table
+from regionr1.evaluation.pool_table import pool_table, pools_of, scorer_of
+from regionr1.evaluation.render import format_table, read_table
+from regionr1.evaluation.table import GROUPED, MethodRow, by_method, metrics_table
+from regionr1.evaluation.tested import TestedRun
+from regionr1.evaluation.variants import (
+    Setting,
+    mean_bands,
+    seeds_decision_table,
+    settings_of,
+    settings_table,
+)
 from regionr1.files import write_text
 from regionr1.tracking.logger import default_tracking_uri, prepare_store
 from regionr1.tracking.tested_runs import open_tested
 
 RANKING = ("recall_at_1", "recall_at_5", "recall_at_10", "recall_at_20", "mrr", "ndcg")
-CONDITIONAL = ("cond_recall_at_1", "cond_recall_at_5", "cond_recall_at_10", "region_rate", "iou")
+DECISIONS = ("region_rate", "invalid_rate", "p_full")
+CONDITIONAL = ("cond_recall_at_1", "cond_recall_at_5", "cond_recall_at_10", "cond_mrr")
+ONE_RUN = "95% intervals: bootstrap over the queries' entities. They say nothing of other seeds."
+SEEDS = "95% intervals over seeds and entities together: they hold for new seeds and new entities."
 
 
 def report(
@@ -25,18 +50,28 @@ def report(
     out: Path = Path("report.html"),
     root: Path | None = None,
     cases: int = 4,
+    rankings: tuple[str, ...] = (),
+    kb: Path | None = None,
+    premise: Path | None = None,
     tracking_uri: str | None = None,
 ) -> None:
     """Write what tested runs found as one HTML page, and log it to each of them.
 
-    Tables of the ranking, of what the gain is made of, of the decision and of behaviour by the full
-    image's rank, all from the same per-query results, and pictures of queries before and after.
+    Runs that differ in their seeds only are one setting, whose means have intervals over seeds and
+    entities. Settings are compared with the first one. Runs of other queries, pools or scorers get
+    tables of their own, and a warning says why. All tables come from the same per-query results and
+    are checked against each other.
 
     Args:
-        runs: Ids or names of tested runs; several are compared on the queries that they share.
+        runs: Ids or names of tested runs.
         out: The page.
         root: Folder of the published files, for pictures of the candidates.
         cases: Queries shown as best gains, as worst losses and by chance, each; 0 for none.
+        rankings: Result files of other systems, each as NAME=FILE: EchoSight's, OMGM's, SCAR's,
+            ProMSA's or WikiSeeker's.
+        kb: Work folder of `regionr1 data prepare` with the knowledge base and its index. Each run's
+            views then search it anew (table 8), which embeds the crops again.
+        premise: JSON file that `regionr1 data premise --out` wrote for these shards.
         tracking_uri: Store; left out, MLFLOW_TRACKING_URI or sqlite:///mlruns/mlflow.db.
     """
     if not runs or len(set(runs)) < len(runs):
@@ -45,53 +80,267 @@ def report(
         at_least_one(cases=cases)
     if root is not None and not root.is_dir():
         raise UserError(f"{root}: no such folder; name the one that the shards were built from.")
+    files = _named_files(rankings)
+    external = {name: read_rankings(path) for name, path in files.items()}
     uri = prepare_store(tracking_uri or default_tracking_uri())
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(uri)
     tested = open_tested(client, runs, uri)
-    sections = [section for run in tested.values() for section in run_sections(run, root, cases)]
-    if len(tested) > 1:
-        text = compare(list(tested.values()))
-        sections.insert(0, section_of_text("The runs compared", text))
-    names = ", ".join(run.name for run in tested.values())
+    together = alike(list(tested.values()))
+    warnings = [why for group in together[1:] for why in differing(together[0][0], group[0])]
+    for warning in warnings:
+        print(f"report: warning: {warning} They stand in tables of their own.")
+    groups = [settings_of(group) for group in together]
+    sections = [_overview(list(tested.values()), groups, warnings)]
+    for settings in groups:
+        if len(settings) > 1:
+            sections.append(_compared(settings))
+    if premise is not None:
+        sections.insert(1, _headroom(premise))
+    if external or len(groups) > 1:
+        sections += _other_systems(groups, external, files)
+    for settings in groups:
+        for setting in settings:
+            sections += setting_sections(setting)
+            if kb is not None:
+                sections.append(_retrieval(setting.runs[0], kb))
+            sections += _case_sections(setting.runs[0], root, cases)
+    names = ", ".join(setting.name for settings in groups for setting in settings)
     write_text(out, html_page(f"regionr1: {names}", sections))
     for run_id in tested:
         client.log_artifact(run_id, str(out))
     print(f"report: {out}")
 
 
-def run_sections(run: TestedRun, root: Path | None, cases: int) -> list[Section]:
-    """The sections of one run.
+def _headroom(path: Path) -> Section:
+    """What there was to win before training, as `regionr1 data premise` measured it."""
+    rows = read_table(path)
+    note = (
+        "best_of_grid is the best of the grid's crops by the query's own labels, luck_of_grid the "
+        "same of another query's image, fixed_crop the best single crop for all queries."
+    )
+    shown = ("cond_recall_at_1", "recall_at_1", "mrr")
+    return Section("Headroom before training", [note], [format_table(rows, shown, shown)])
+
+
+def _retrieval(run: TestedRun, work: Path) -> Section:
+    """Table 8 of one run.
 
     Raises:
-        UserError: A candidate's picture is missing.
+        UserError: The knowledge base is another scorer's than the shards'.
     """
-    found = Findings(run.outcomes)
+    from regionr1.data.build.embed import kb_folder
+    from regionr1.data.build.pools import open_index
+    from regionr1.data.build.stages import EMBED_MEND
+    from regionr1.data.build.store import EmbeddingStore
+    from regionr1.data.shards.index import load_index
+    from regionr1.data.shards.location import as_location
+    from regionr1.data.shards.stream import read_samples
+    from regionr1.evaluation.retrieval import searched
+    from regionr1.scorers.load import load_scorer
+
+    folder = as_location(run.config["data"]["shards"])
+    index, store = load_index(folder, "test"), EmbeddingStore(kb_folder(work), EMBED_MEND)
+    scorer = load_scorer(scorer_of(run))
+    if not index.scorer_fingerprint == store.identity["scorer"] == scorer.fingerprint():
+        raise UserError(
+            f"{work}: its knowledge base is embedded by scorer {store.identity['scorer']}, the "
+            f"shards by {index.scorer_fingerprint} and {run.name} uses {scorer.fingerprint()}; "
+            "name the work folder that these shards were prepared in"
+        )
+    policy = by_method(run.outcomes).get("policy", {})
+    shown = (*RANKING, "region_rate")
+    found = searched(
+        read_samples(folder, index), policy, scorer, store, open_index(store, work), index.k
+    )
+    kept = [o for o in run.outcomes if o.method in ("full", "policy")]
+    rows = metrics_table([*kept, *found], n_total=len(policy))
+    note = "The rows `searched` rebuild the pool by their view; the others order the full image's."
+    return Section(f"Cropping at retrieval (table 8), {run.name}", [note],
+                   [format_table(rows, shown, ("recall_at_1", "recall_at_20"))])  # fmt: skip
+
+
+def _named_files(rankings: Sequence[str]) -> dict[str, Path]:
+    files = {}
+    for text in rankings:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path) or name in files:
+            raise UserError(f"--rankings {text}: use NAME=FILE, each name once")
+        files[name] = Path(path)
+    return files
+
+
+def _overview(
+    runs: Sequence[TestedRun], groups: Sequence[Sequence[Setting]], warnings: Sequence[str]
+) -> Section:
+    """Which runs are told, how they differ, and whether their tables agree."""
+    rows = []
+    wrong: list[str] = []
+    for settings in groups:
+        for setting in settings:
+            for run in setting.runs:
+                full = by_method(run.outcomes)["full"]
+                positive = sum(outcome.pool_has_positive for outcome in full.values())
+                rows.append([
+                    run.name, setting.name, scorer_of(run), str(len(full)),
+                    str(positive), str(len({outcome.cluster for outcome in full.values()})),
+                ])  # fmt: skip
+                wrong += [f"{run.name}: {text}" for text in contradictions(run.outcomes)]
+    heads = ["run", "setting", "scorer", "N", "pools with a positive", "entities"]
+    tables = [markdown_table(heads, rows)]
+    changed = config_difference(runs) if len(runs) > 1 else {}
+    if changed:
+        rows = [[key, *map(str, values)] for key, values in changed.items()]
+        tables.append(markdown_table(["set differently", *(run.name for run in runs)], rows))
+    agreed = "Recalls, conditional recalls, decisions and behaviour by rank agree in every table."
+    notes = [*(f"Warning: {text}" for text in warnings), *wrong] or [agreed]
+    return Section("Runs", notes, tables)
+
+
+def _compared(settings: Sequence[Setting]) -> Section:
+    shared = [m for m in settings[0].methods if all(m in other.methods for other in settings)]
+    tables = [
+        settings_table(settings, method) for method in ("policy", "policy_region")
+        if method in shared
+    ]  # fmt: skip
+    notes = [
+        "p is of the difference in CondR@1 to the first setting, corrected by Holm for the number "
+        "of settings.",
+        "The best of several settings on test is flattered by being chosen there: choose on "
+        "validation, and test that one once.",
+    ]
+    if any(len(setting.runs) == 1 for setting in settings):
+        notes.append("A setting with one seed has an interval of its entities alone.")
+    return Section("Settings compared (table 5)", notes, tables)
+
+
+def _other_systems(
+    groups: Sequence[Sequence[Setting]],
+    external: Mapping[str, Mapping[str, Sequence[str]]],
+    files: Mapping[str, Path],
+) -> list[Section]:
+    sections = []
+    if external:
+        first = groups[0][0]
+        full = [o for o in first.runs[0].outcomes if o.method == "full"]
+        rows: list[MethodRow] = [r for r in first.rows() if r.method in ("full", "policy")]
+        for name, found in external.items():
+            told = external_outcomes(name, files[name], dict(found), full)
+            rows += metrics_table(told, n_total=len(full))
+        note = (
+            "A result file has pools of its own: its CondR@K is over the queries whose list holds "
+            "a right page, and its MRR and NDCG are of pages."
+        )
+        shown = (*CONDITIONAL[:3], *RANKING)
+        sections.append(Section("Other systems", [note], [format_table(rows, shown)]))
+    note = "A cell is told only where that re-ranker ordered that very pool."
+    table = pool_table(pools_of(groups), external)
+    return [*sections, Section("Re-rankers by pool (table 6)", [note], [table])]
+
+
+def setting_sections(setting: Setting) -> list[Section]:
+    """The tables of one setting."""
+    rows, several = setting.rows(), len(setting.runs) > 1
+    runs = ", ".join(run.name for run in setting.runs)
+    kept = [SEEDS if several else ONE_RUN, f"Runs: {runs}." if several else ""]
+    positive = {row.method: row.n_pool_positive for row in rows}
     first = Section(
-        f"{run.name}: ranking",
-        [
-            NOTE.strip("[]") + ". CondR is over the queries whose pool holds a positive.",
-            *(f"{row.method}: N = {row.n}, of which {row.n_pool_positive} have a positive in their "
-              f"pool; {row.n_skipped} skipped" for row in found.rows if row.method == "policy"),
-        ],
-        [
-            format_table(found.rows, RANKING, ("recall_at_1", "mrr")),
-            format_table(found.rows, CONDITIONAL, CONDITIONAL[:3]),
-        ],
+        f"{setting.name}: ranking (table 1)",
+        [note for note in kept if note],
+        [format_table(rows, (*RANKING, *DECISIONS), ("recall_at_1", "mrr"))],
+    )
+    conditional = Section(
+        "Where the pool holds a positive (table 2)",
+        [f"CondR@K = hits at K among the {max(positive.values())} queries whose pool holds a "
+         "positive (Eq. 10)."],
+        [format_table([_over_positives(row) for row in rows], CONDITIONAL, CONDITIONAL[:3])],
     )  # fmt: skip
-    sections = [first]
-    if found.gain:
-        sections.append(Section("What the gain is made of", (), [gain_table(found.gain)]))
-    if found.decisions:
-        note = "P(REGION) against: the crop ranks a positive higher. Ties are left out."
-        sections.append(Section("The decision", [note], [decision_table(found.decisions)]))
-    if found.bands:
-        note = "Help and hurt are shares of the queries of a row."
-        sections.append(Section("By the full image's rank", [note], [band_table(found.bands)]))
-    if found.by_part:
-        sections.append(Section("Parts of the split", (), [format_table(found.by_part)]))
-    return [*sections, *_case_sections(run, root, cases)]
+    return [
+        section
+        for section in (
+            first,
+            conditional,
+            _gain(setting),
+            _decision(setting),
+            _behaviour(setting),
+            _crops(setting),
+            _parts(setting),
+        )
+        if section is not None
+    ]
+
+
+def _over_positives(row: MethodRow) -> MethodRow:
+    return MethodRow(
+        row.method, row.n_pool_positive, row.n_skipped, row.n_pool_positive, row.metrics
+    )
+
+
+def _gain(setting: Setting) -> Section | None:
+    if not {method for pair in PARTS.values() for method in pair} <= set(setting.methods):
+        return None
+    parts = {
+        part: {name: estimate.interval() for name, estimate in setting.gain(*pair).items()}
+        for part, pair in PARTS.items()
+    }
+    return Section("What the gain is made of", ["Paired by query."], [gain_table(parts)])
+
+
+def _decision(setting: Setting) -> Section | None:
+    several = len(setting.runs) > 1
+    rows = decision_rows(setting.outcomes[0])
+    table = seeds_decision_table(setting) if several else decision_table(rows) if rows else None
+    if table is None:
+        return None
+    name = setting.runs[0].name
+    curves = {
+        policy: risk_coverage(decision_cases(setting.outcomes[0], policy)) for policy in DECIDERS
+    }
+    chart = risk_chart(curves)
+    pictures = [] if chart is None else [(f"Risk by coverage, {name}", chart)]
+    note = "P(REGION) against: the crop ranks a positive higher. Ties are left out and counted."
+    return Section("The decision", [note], [table], pictures)
+
+
+def _behaviour(setting: Setting) -> Section | None:
+    bands = mean_bands(setting)
+    scatter = margin_scatter(setting.outcomes[0])
+    if not bands:
+        return None
+    note = "Helped, hurt and no change are shares of the queries of a row and add up to 1."
+    caption = (
+        f"Margins before and after, {setting.runs[0].name}: best positive minus best negative. "
+        "Above the diagonal the policy's view is better."
+    )
+    pictures = [] if scatter is None else [(caption, scatter)]
+    return Section("By the full image's rank (table 4)", [note], [band_table(bands)], pictures)
+
+
+def _crops(setting: Setting) -> Section | None:
+    by_seed = [crop_quality(run) for run in setting.outcomes]
+    if not by_seed[0]:
+        return None
+    note = (
+        "Containment: the share of the box that the crop holds. Pointing: the crop's middle lies "
+        "in the box. Queries whose reference view is the whole image are left out."
+    )
+    return Section("Crops (table 7)", [note], [crop_quality_table(by_seed)])
+
+
+def _parts(setting: Setting) -> Section | None:
+    parts: dict[str, dict[str, set[str]]] = {}
+    for outcome in setting.outcomes[0]:
+        for name, value in outcome.groups.items():
+            parts.setdefault(name, {}).setdefault(value, set()).add(outcome.key)
+    rows = []
+    for name, by_value in sorted(parts.items()):
+        for value, keys in sorted(by_value.items() if len(by_value) > 1 else ()):
+            for row in setting.rows(keys):
+                if row.method in GROUPED:
+                    row.method = f"{name} {value}: {row.method}"
+                    rows.append(row)
+    return Section("Parts of the split", (), [format_table(rows)]) if rows else None
 
 
 def _case_sections(run: TestedRun, root: Path | None, n: int) -> list[Section]:
@@ -114,8 +363,8 @@ def _case_sections(run: TestedRun, root: Path | None, n: int) -> list[Section]:
     shown = cases_of(run.outcomes, samples, root)
     legend = "Orange: the policy's crop. Dashed: the reference box. Green: the right entity."
     return [
-        Section(title, [legend], (), [
-(_caption(case), case_picture([case], TOP))
+        Section(f"{title} (table 3), {run.name}", [legend], (), [
+            (_caption(case), case_picture([case], TOP))
             for case in (shown[key] for key in keys if key in shown)
         ])
         for title, keys in chosen.items()

@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 
 from regionr1.errors import UserError
-from regionr1.evaluation.compare import TestedRun
 from regionr1.evaluation.compare import compare as compared
 from regionr1.evaluation.outcome_file import OUTCOMES, read_outcomes
+from regionr1.evaluation.tested import TestedRun
 from regionr1.tracking.logger import default_tracking_uri, prepare_store
 
 
@@ -49,13 +49,15 @@ def open_tested(client: Any, runs: Sequence[str], uri: str) -> dict[str, TestedR
 
     Args:
         client: MLflow's.
-        runs: Ids or names.
+        runs: Ids or names; a sweep's own run stands for those of its trials.
         uri: The store, for messages.
 
     Raises:
         UserError: If there is no such run, or it was not tested.
     """
-    found = [find_by_name(client, run, uri) for run in runs]
+    found = [run for name in runs for run in _trials(client, find_by_name(client, name, uri))]
+    if len({run.info.run_id for run in found}) < len(found):
+        raise UserError("a run is named twice, by itself or by its sweep; name each once")
     names = [run.info.run_name for run in found]
     shown = [
         name if names.count(name) == 1 else f"{name} {run.info.run_id[:8]}"
@@ -64,6 +66,14 @@ def open_tested(client: Any, runs: Sequence[str], uri: str) -> dict[str, TestedR
     return {
         run.info.run_id: _read(client, run, name) for run, name in zip(found, shown, strict=True)
     }
+
+
+def _trials(client: Any, run: Any) -> list[Any]:
+    """The runs under a sweep's own run, oldest first; the run itself where there are none."""
+    wanted = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
+    return client.search_runs(
+        [run.info.experiment_id], wanted, order_by=["attributes.start_time ASC"]
+    ) or [run]
 
 
 def find_by_name(client: Any, wanted: str, uri: str) -> Any:

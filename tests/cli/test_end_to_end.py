@@ -16,7 +16,7 @@ from regionr1.scorers.builtin import BuiltinScorer, DualEncoder
 from regionr1.tracking.metric_names import shown_name
 
 METHODS = [
-    *("full", "centre", "random", "warm_start", "warm_start_region"),
+    *("full", "centre_35", "centre", "centre_70", "random", "warm_start", "warm_start_region"),
     *("policy", "policy_region", "better_of"),
 ]
 
@@ -32,7 +32,8 @@ def files_of(folder: Path) -> dict[str, int]:
 def test_from_nothing_to_predictions(workspace, tiny_policy, capsys) -> None:
     counts = ["--train", "24", "--val", "8", "--test", "10"]
     assert main(["data", "builtin", "--out", "raw", *counts]) == 0
-    assert main(["data", "shards", "--root", "raw", "--out", "shards"]) == 0
+    made = ["data", "prepare", "--root", "raw", "--out", "shards", "--work", "work"]
+    assert main(made) == 0
     assert main(["data", "verify", "--out", "shards"]) == 0
     assert "pool recall" in capsys.readouterr().out
 
@@ -100,9 +101,19 @@ def test_from_nothing_to_predictions(workspace, tiny_policy, capsys) -> None:
     )
 
     args = ["report", run.info.run_id, "--out", "out/r.html"]
-    assert main([*args, "--root", "raw", "--cases", "2"]) == 0
+    theirs = {"E-VQA_0": {"retrieved_entities": [{"url": "page"}]}}
+    Path("theirs.json").write_text(json.dumps(theirs))
+    measured = ["data", "premise", "--shards", "shards", "--out", "premise.json"]
+    assert main(measured) == 0
+    others = ["--rankings", "[theirs=theirs.json]", "--kb", "work", "--premise", "premise.json"]
+    assert main([*args, "--root", "raw", "--cases", "2", *others]) == 0
     page = Path("out/r.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") >= 2 and "<h2>Random queries</h2>" in page
+    assert page.count("data:image/png;base64,") >= 4 and "<h2>Random queries (table 3)" in page
+    for title in ("By the full image&#x27;s rank (table 4)", "Other systems", "Re-rankers by pool"):
+        assert f"<h2>{title}" in page
+    assert "Margins before and after" in page and "agree in every table" in page
+    assert "<td>theirs</td>" in page and "<td>policy, searched</td>" in page
+    assert "<h2>Headroom before training" in page
     assert "http" not in page, "nothing is asked of the network"
     assert all(f"<td>{method}</td>" in page for method in METHODS)
     assert (home / "artifacts" / "r.html").read_text(encoding="utf-8") == page
@@ -111,8 +122,14 @@ def test_from_nothing_to_predictions(workspace, tiny_policy, capsys) -> None:
     assert main(args) == 0
     assert "report: no pictures. The shards" in capsys.readouterr().out
     shutil.move("elsewhere", "shards")
-    assert main(["report", "nobody"]) == 2
-    assert "no run 'nobody'" in capsys.readouterr().err
+    for wrong, says in (
+        (["report", "nobody"], "no run 'nobody'"),
+        ([*args, "--rankings", "[theirs.json]"], "--rankings theirs.json: use NAME=FILE"),
+        ([*args, "--rankings", "[x=gone.json]"], "gone.json: the ranking is missing"),
+        ([*args, "--premise", "theirs.json"], "theirs.json: is no table of results"),
+    ):
+        assert main(wrong) == 2
+        assert says in capsys.readouterr().err
 
     assert main(["predict", "--resume", "last", "--predictions.path", "out/p.jsonl"]) == 0
     records = [json.loads(line) for line in Path("out/p.jsonl").read_text().splitlines()]

@@ -13,7 +13,6 @@ from regionr1.cli.main import main
 from regionr1.errors import UserError
 from regionr1.evaluation.bootstrap import Interval
 from regionr1.evaluation.compare import (
-    TestedRun,
     compare,
     config_difference,
     differences,
@@ -22,6 +21,7 @@ from regionr1.evaluation.compare import (
 )
 from regionr1.evaluation.outcome_file import OUTCOMES, read_outcomes, write_outcomes
 from regionr1.evaluation.table import Outcome
+from regionr1.evaluation.tested import TestedRun
 
 TestedRun.__test__ = False  # no test class, whatever its name
 
@@ -78,6 +78,8 @@ def test_a_clear_difference_and_one_within_noise() -> None:
     assert verdict(Interval(None, None, None)) == "undefined"
     text = compare(runs)
     assert "The configs are equal." in text and "within noise" in text and "higher" in text
+    assert "corrected by Holm for 2 runs" in text and "Warning" not in text
+    assert "Holm" not in compare(runs[:2])
 
 
 def test_entities_and_not_queries_are_resampled() -> None:

@@ -132,3 +132,35 @@ def test_the_command(builtin_shards, tmp_path: Path, capsys) -> None:
     assert best >= centre
     with pytest.raises(UserError, match="limit"):
         premise(builtin_shards, split="val", scorer="pixels", limit=0)
+
+
+class CountingScorer(ColourScorer):
+    """Counts the images that it embeds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n = 0
+
+    def embed_images(self, images):
+        self.n += len(images)
+        return super().embed_images(images)
+
+
+def test_crops_that_were_kept_are_read(tmp_path: Path) -> None:
+    samples = [sample("a", "red", 20), sample("b", "blue", 40)]
+    first, second, third = CountingScorer(), CountingScorer(), CountingScorer()
+    found = list(crop_grid_outcomes(samples[:1], first, tmp_path / "kept"))
+    again = list(crop_grid_outcomes(samples, second, tmp_path / "kept"))
+    assert (first.n, second.n) == (42, 42), "the first query's crops were there"
+    assert again[0][:42] == found[0]
+    assert again == list(crop_grid_outcomes(samples, third, None)) and third.n == 84
+
+
+def test_an_empty_split_is_one_sentence(builtin_shards, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    record = json.loads((builtin_shards / "val.index.json").read_text())
+    record |= {"n_samples": 0, "n_read": 0, "n_with_positive": 0, "full_first": 0, "shards": []}
+    (folder / "val.index.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="its val split holds no query"):
+        premise(folder, split="val", scorer="pixels")

@@ -20,7 +20,7 @@ BY_FULL, BY_RED, BY_GREEN = [
     names.split() for names in ("green red blue", "red green blue", "green blue red")
 ]
 METHODS = [
-    *("full", "centre", "random", "warm_start", "warm_start_region"),
+    *("full", "centre_35", "centre", "centre_70", "random", "warm_start", "warm_start_region"),
     *("policy", "policy_region", "better_of"),
 ]
 
@@ -65,8 +65,8 @@ def test_every_method_answers_every_query_once(evaluator) -> None:
     outcomes = evaluator.outcomes(colour_batch())
     rows = [(outcome.method, outcome.key) for outcome in outcomes]
     keys = ["test-0", "test-1", "test-2"]
-    assert rows[:24] == [(method, key) for method in METHODS for key in keys]
-    assert rows[24:] == [("reference", "test-0"), ("reference", "test-2")]  # green has no box
+    assert rows[:30] == [(method, key) for method in METHODS for key in keys]
+    assert rows[30:] == [("reference", "test-0"), ("reference", "test-2")]  # green has no box
 
 
 @pytest.mark.parametrize(
@@ -106,6 +106,21 @@ def test_boxes_and_their_overlap(found) -> None:
     assert found["centre", "red"].box_unit == (0.25, 0.25, 0.75, 0.75)
     assert found["centre", "red"].iou == pytest.approx(16**2 / (64**2 + 48**2 - 16**2))
     assert found["full", "red"].iou is None
+    assert found["centre_70", "red"].box_unit == pytest.approx((0.15, 0.15, 0.85, 0.85), abs=0.01)
+    assert found["centre_35", "red"].box_unit == pytest.approx(
+        (0.325,) * 2 + (0.675,) * 2, abs=0.01
+    )
+
+
+def test_margins_and_names_by_hand(evaluator, found) -> None:
+    batch = colour_batch()
+    cosines = (batch.candidates[0, :3] @ batch.full_embedding[0]).tolist()  # red, green, blue
+    assert found["full", "red"].margin == pytest.approx(cosines[0] - cosines[1])
+    assert found["full", "green"].margin == pytest.approx(cosines[1] - cosines[0])
+    assert found["full", "purple"].margin is None, "its pool has no positive"
+    assert found["warm_start", "green"].margin is None, "INVALID ranks nothing"
+    assert found["policy", "red"].margin > 0 > found["warm_start", "red"].margin
+    assert [found["policy", gold].data_id for gold in ("red", "green")] == batch.data_ids[:2]
 
 
 def test_p_full_is_the_policys_own_whatever_it_was_forced_to(policy, evaluator, found) -> None:
