@@ -32,9 +32,9 @@ def margin_scatter(outcomes: Sequence[Outcome], method: str = "policy") -> Image
     full = methods.get("full", {})
     points: dict[str, list[tuple[float, float]]] = {}
     for key, chosen in methods.get(method, {}).items():
-        before = full[key].margin if key in full else None
-        if before is not None and chosen.margin is not None:
-            points.setdefault(chosen.decision, []).append((before, chosen.margin))
+        margin = full[key].margin if key in full else None
+        if margin is not None and chosen.margin is not None:
+            points.setdefault(chosen.decision, []).append((margin, chosen.margin))
     if not points:
         return None
     figure = _figure(5.6, 5.2)
@@ -47,7 +47,8 @@ def margin_scatter(outcomes: Sequence[Outcome], method: str = "policy") -> Image
     for decision, colour in COLOURS.items():
         if found := points.get(decision):
             label = f"{decision}, {len(found)} queries"
-            axes.scatter(*zip(*found, strict=True), s=12, color=colour, alpha=0.6, label=label)
+            before, after = zip(*found, strict=True)
+            axes.scatter(before, after, s=12, color=colour, alpha=0.6, label=label)
     axes.set(xlabel="margin by the full image", ylabel=f"margin by the view of `{method}`")
     axes.legend(fontsize=9, loc="lower right")
     return _picture(figure)

@@ -86,7 +86,10 @@ def read_table(path: Path) -> list[MethodRow]:
         records = json.loads(path.read_text(encoding="utf-8"))
         return [
             MethodRow(
-                *(record[name] for name in ("method", "n", "n_skipped", "n_pool_positive")),
+                method=record["method"],
+                n=record["n"],
+                n_skipped=record["n_skipped"],
+                n_pool_positive=record["n_pool_positive"],
                 metrics={
                     name: Interval(**record["metrics"].get(name) or dict.fromkeys(Interval._fields))
                     for name in METRICS

@@ -21,7 +21,7 @@ from regionr1.evaluation.decision_quality import (
 from regionr1.evaluation.external import external_outcomes, read_rankings
 from regionr1.evaluation.gain import PARTS, gain_table
 from regionr1.evaluation.markdown import markdown_table
-from regionr1.evaluation.page import Section, html_page
+from regionr1.evaluation.page import Section, html_page, section_of_text
 from regionr1.evaluation.pictures import Case, case_picture, rank_text
 from regionr1.evaluation.pool_table import pool_table, pools_of, scorer_of
 from regionr1.evaluation.render import format_table, read_table
@@ -53,6 +53,7 @@ def report(
     rankings: tuple[str, ...] = (),
     kb: Path | None = None,
     premise: Path | None = None,
+    speed: Path | None = None,
     tracking_uri: str | None = None,
 ) -> None:
     """Write what tested runs found as one HTML page, and log it to each of them.
@@ -72,6 +73,8 @@ def report(
         kb: Work folder of `regionr1 data prepare` with the knowledge base and its index. Each run's
             views then search it anew (table 8), which embeds the crops again.
         premise: JSON file that `regionr1 data premise --out` wrote for these shards.
+        speed: What `scripts/benchmark --inference` printed, for latency, throughput and memory by
+            batch size (table 9).
         tracking_uri: Store; left out, MLFLOW_TRACKING_URI or sqlite:///mlruns/mlflow.db.
     """
     if not runs or len(set(runs)) < len(runs):
@@ -106,6 +109,8 @@ def report(
             if kb is not None:
                 sections.append(_retrieval(setting.runs[0], kb))
             sections += _case_sections(setting.runs[0], root, cases)
+    if speed is not None:
+        sections.append(_speed(speed))
     names = ", ".join(setting.name for settings in groups for setting in settings)
     write_text(out, html_page(f"regionr1: {names}", sections))
     for run_id in tested:
@@ -122,6 +127,22 @@ def _headroom(path: Path) -> Section:
     )
     shown = ("cond_recall_at_1", "recall_at_1", "mrr")
     return Section("Headroom before training", [note], [format_table(rows, shown, shown)])
+
+
+def _speed(path: Path) -> Section:
+    """Table 9, from what the benchmark printed.
+
+    Raises:
+        UserError: It cannot be read, or holds no table.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); name a text file") from error
+    section = section_of_text("Latency, throughput and memory (table 9)", text)
+    if not section.tables:
+        raise UserError(f"{path}: holds no table; write it with `scripts/benchmark --inference`")
+    return section
 
 
 def _retrieval(run: TestedRun, work: Path) -> Section:

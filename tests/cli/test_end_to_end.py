@@ -105,7 +105,9 @@ def test_from_nothing_to_predictions(workspace, tiny_policy, capsys) -> None:
     Path("theirs.json").write_text(json.dumps(theirs))
     measured = ["data", "premise", "--shards", "shards", "--out", "premise.json"]
     assert main(measured) == 0
+    Path("speed.txt").write_text("date: today\n| queries | s |\n| --- | --: |\n| 8 | 0.5 |\n")
     others = ["--rankings", "[theirs=theirs.json]", "--kb", "work", "--premise", "premise.json"]
+    others += ["--speed", "speed.txt"]
     assert main([*args, "--root", "raw", "--cases", "2", *others]) == 0
     page = Path("out/r.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") >= 4 and "<h2>Random queries (table 3)" in page
@@ -113,7 +115,7 @@ def test_from_nothing_to_predictions(workspace, tiny_policy, capsys) -> None:
         assert f"<h2>{title}" in page
     assert "Margins before and after" in page and "agree in every table" in page
     assert "<td>theirs</td>" in page and "<td>policy, searched</td>" in page
-    assert "<h2>Headroom before training" in page
+    assert "<h2>Headroom before training" in page and "(table 9)" in page
     assert "http" not in page, "nothing is asked of the network"
     assert all(f"<td>{method}</td>" in page for method in METHODS)
     assert (home / "artifacts" / "r.html").read_text(encoding="utf-8") == page
@@ -126,6 +128,7 @@ def test_from_nothing_to_predictions(workspace, tiny_policy, capsys) -> None:
         (["report", "nobody"], "no run 'nobody'"),
         ([*args, "--rankings", "[theirs.json]"], "--rankings theirs.json: use NAME=FILE"),
         ([*args, "--rankings", "[x=gone.json]"], "gone.json: the ranking is missing"),
+        ([*args, "--speed", "theirs.json"], "theirs.json: holds no table"),
         ([*args, "--premise", "theirs.json"], "theirs.json: is no table of results"),
     ):
         assert main(wrong) == 2
