@@ -1,9 +1,10 @@
 """The one error that a user should ever see without a traceback.
 
-Its commonest cause stands here too, and its way out of another process.
+Its commonest cause stands here too, its way out of another process, and the end by a signal.
 """
 
 import re
+import signal
 
 ERROR_LINE = "regionr1: error: "
 """How the line on stderr begins that ends a command."""
@@ -25,9 +26,47 @@ _IN_A_TRACEBACK = re.compile(
 )
 
 
-def sentence(error: Exception) -> str:
-    """Return an error's message on one line, without the traceback of a process it came from."""
-    return " ".join(_IN_A_TRACEBACK.split(str(error))[-1].split())
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the command, and what had to be kept is kept.
+
+    Args:
+        signum: The signal.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+def exit_code(interrupt: KeyboardInterrupt) -> int:
+    """What a shell expects of a command that a signal ended: 130 after Ctrl-C, 143 after TERM."""
+    return 128 + getattr(interrupt, "signum", signal.SIGINT)
+
+
+HIDDEN = "***"
+"""What is shown in the place of a password or token."""
+_SECRETS = (
+    (re.compile(r"(://[^:/@\s]*):[^@/\s]+@"), r"\1:***@"),
+    (
+        re.compile(
+            r"([?&][\w-]*(?:token|key|secret|password|signature|credential|sig)[\w-]*=)[^&\s'\"]+",
+            re.IGNORECASE,
+        ),
+        r"\1***",
+    ),
+)
+
+
+def redacted(text: str) -> str:
+    """A text without the passwords and tokens of the addresses in it."""
+    for secret, shown in _SECRETS:
+        text = secret.sub(shown, text)
+    return text
+
+
+def sentence(error: BaseException) -> str:
+    """Return an error's message on one line, without secrets or another process's traceback."""
+    return redacted(" ".join(_IN_A_TRACEBACK.split(str(error))[-1].split()))
 
 
 def crossed(error: Exception) -> UserError | None:

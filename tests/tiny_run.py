@@ -69,6 +69,7 @@ class TinyModule(LightningModule):
         return loss
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.log("val/mrr", -self.policy.adapter(batch).square().mean(), batch_size=len(batch))
         self.last_validation_examples = [
             {
                 "image": Image.new("RGB", (40, 30), (90, 120, 160)),

@@ -1,42 +1,49 @@
 """The four verbs of Lightning, with our classes, MLflow on sqlite and errors of one sentence."""
 
 import logging
+import os
 import re
 import sys
 import tempfile
+import traceback
 import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from regionr1.cli.spelling import with_values
 from regionr1.config_errors import check_config_files, explain
-from regionr1.errors import UserError
+from regionr1.data.shards.datamodule import RerankDataModule
+from regionr1.errors import UserError, sentence
 from regionr1.recipes import expand
 from regionr1.tracking.callbacks.artifacts import AdapterArtifact, TestTable
 from regionr1.tracking.callbacks.before_after import BeforeAfter
+from regionr1.tracking.callbacks.checkpoints import BestCheckpoint, LastCheckpoints
 from regionr1.tracking.callbacks.config_artifact import ConfigArtifact
 from regionr1.tracking.callbacks.crop_gallery import CropGallery
-from regionr1.tracking.callbacks.last_checkpoint import LastCheckpoint
+from regionr1.tracking.callbacks.interruption import Interruption
+from regionr1.tracking.callbacks.locked import Locked
 from regionr1.tracking.callbacks.optimization import Optimization
 from regionr1.tracking.callbacks.prediction_file import PredictionFile
 from regionr1.tracking.callbacks.progress import Progress
-from regionr1.tracking.callbacks.provenance import Provenance
+from regionr1.tracking.callbacks.provenance import Provenance, data_fingerprint
 from regionr1.tracking.callbacks.reported import ReportedModule
 from regionr1.tracking.callbacks.summary import Summary
 from regionr1.tracking.callbacks.system_metrics import SystemMetrics
 from regionr1.tracking.callbacks.throughput import Throughput
 from regionr1.tracking.callbacks.trial import trial_from_environment
 from regionr1.tracking.logger import default_tracking_uri
-from regionr1.tracking.resume import find_run, measures_otherwise
+from regionr1.tracking.refusals import chain, comes_from_tracking, refusal
+from regionr1.tracking.resume import ResumableRun, find_run, measures_otherwise
 from regionr1.tracking.run_files import tracker
+from regionr1.tracking.run_folder import Which
 from regionr1.training.checkpoint import read_checkpoint, refuse_other_architecture
 
 LOGGER = {"class_path": "regionr1.tracking.logger.TrackingLogger", "init_args": {}}
@@ -48,7 +55,16 @@ class RegionCLI(LightningCLI):
     Configuration comes from files and flags only: Lightning would let the hyper-parameters stored
     in `--ckpt_path FILE` override them in silence. Parsing errors raise instead of printing pages
     of usage. `predict` keeps no results in memory, because PredictionFile writes them.
+
+    Args:
+        args: As LightningCLI's.
+        resumed: The run that is gone on with.
+        kwargs: As LightningCLI's.
     """
+
+    def __init__(self, *args: Any, resumed: ResumableRun | None = None, **kwargs: Any) -> None:
+        self.resumed = resumed
+        super().__init__(*args, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds `--resume` and the callbacks that can be configured."""
@@ -59,7 +75,8 @@ class RegionCLI(LightningCLI):
             metavar="RUN_ID",
             help="Go on with this MLflow run ('last' = the newest): its config, last checkpoint.",
         )
-        parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(LastCheckpoints, "checkpoint")
+        parser.add_lightning_class_args(BestCheckpoint, "best")
         parser.add_lightning_class_args(CropGallery, "gallery")
         parser.add_lightning_class_args(SystemMetrics, "system_metrics")
         parser.add_lightning_class_args(PredictionFile, "predictions")
@@ -88,11 +105,50 @@ class RegionCLI(LightningCLI):
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         return {**kwargs, "weights_only": kwargs.get("weights_only") is not False}
 
+    def before_instantiate_classes(self) -> None:
+        """Refuses what can be known to be wrong before anything is built.
+
+        Raises:
+            UserError: Training would never end, or not go on with the run that it resumes.
+        """
+        if self.subcommand != "fit":
+            return
+        trainer = self.config.fit.trainer
+        endless = isinstance(trainer.limit_train_batches, float | None) and not (
+            trainer.fast_dev_run or trainer.overfit_batches
+        )
+        if endless and trainer.max_epochs not in (None, -1):
+            raise UserError(
+                f"trainer.max_epochs is {trainer.max_epochs}, but the training stream is endless: "
+                "it has no epochs, so set trainer.max_steps, and trainer.max_epochs to -1"
+            )
+        if endless and trainer.max_steps == -1 and trainer.max_time is None:
+            raise UserError("training would never end; set trainer.max_steps or trainer.max_time")
+        if self.resumed is not None:
+            config = self._parser("fit").dump(self.config.fit, skip_none=False, format="yaml")
+            self.resumed.refuse_other_settings(yaml.safe_load(config))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Builds the trainer.
+
+        Raises:
+            UserError: What Lightning, or the cluster's environment, refuses.
+        """
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except UserError:
+            raise
+        except Exception as error:
+            raise found_in(error) or UserError(f"trainer: {sentence(error)}") from error
+
     def _run_subcommand(self, subcommand: str) -> None:
         """Refuses bad data and checkpoints before MLflow has a run of them."""
         self.datamodule.trainer = self.trainer
         self.datamodule.setup(subcommand)
         cast(ReportedModule, self.model).check_data(self.datamodule, subcommand)
+        if self.resumed is not None and isinstance(self.datamodule, RerankDataModule):
+            if subcommand == "fit":
+                self.resumed.refuse_other_data(data_fingerprint(self.datamodule.index("train")))
         path = self._get(self.config, "ckpt_path")
         if path is not None:
             trusted = self._get(self.config, "weights_only") is False
@@ -101,7 +157,22 @@ class RegionCLI(LightningCLI):
             logger = tracker(self.trainer)
             if subcommand != "fit" and logger is not None:
                 logger.evaluated_step = int(checkpoint["global_step"])
-        super()._run_subcommand(subcommand)
+        found = {type(callback): callback for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
+        interruption = cast(Interruption, found[Interruption])
+        locked = cast(Locked, found[Locked])
+        try:
+            super()._run_subcommand(subcommand)
+        except BaseException as error:
+            if interruption.signum is None:
+                raise
+            if isinstance(error, UserError):
+                print(sentence(error), file=sys.stderr)
+            raise interruption.end(self.trainer) from error
+        finally:
+            interruption.stop_listening()
+            locked.release()
+        if interruption.signum is not None:  # too late to end anything, but what follows must know
+            raise interruption.end(self.trainer)
 
     def predict(self, **kwargs: Any) -> None:
         """Runs the trainer's predict."""
@@ -134,21 +205,21 @@ def run(
         from regionr1.training.rgrpo import RGRPO
 
         model_class = RGRPO
-    if datamodule_class is None:
-        from regionr1.data.shards.datamodule import RerankDataModule
-
-        datamodule_class = RerankDataModule
+    datamodule_class = datamodule_class or RerankDataModule
     args = expand(args)
     check_config_files(args)
     if take_option(args, "--ckpt_path")[0] in ("last", "best"):
         raise UserError("--ckpt_path takes a file; `--resume last` goes on with the newest run")
     with tempfile.TemporaryDirectory() as folder:
-        args = with_values(with_resume(args, Path(folder)))
+        args, resumed = with_resume(args, Path(folder))
+        args = with_values(args)
+        run_alone_in_slurm()
         try:
             return _of_verb(cli_class, args[0])(
                 model_class,
                 datamodule_class,
                 args=args,
+                resumed=resumed,
                 auto_configure_optimizers=False,
                 seed_everything_default=42,
                 save_config_callback=ConfigArtifact,
@@ -157,6 +228,7 @@ def run(
                     "logger": LOGGER,
                     "default_root_dir": "mlruns",
                     "callbacks": [
+                        *(Interruption(), Locked()),
                         *(TestTable(), BeforeAfter(), AdapterArtifact()),
                         *(Provenance(), Throughput(), Optimization(), Summary()),
                         *trial_from_environment(),
@@ -166,9 +238,15 @@ def run(
                 parser_kwargs={"prog": "regionr1", "exit_on_error": False, "allow_abbrev": False},
             )
         except ArgumentError as error:
-            raise UserError(explain(str(error), args)) from error
-        except MisconfigurationException as error:  # what the Trainer refuses
-            raise UserError(f"trainer: {error}") from error
+            raise found_in(error) or UserError(explain(str(error), args)) from error
+        except UserError:
+            raise
+        except Exception as error:
+            if comes_from_tracking(error):
+                raise refusal(uri_of(args), error) from error
+            if raised_by_lightning(error):
+                raise UserError(f"trainer: {sentence(error)}") from error
+            raise
 
 
 def _of_verb(cli_class: type[RegionCLI], verb: str) -> type[RegionCLI]:
@@ -182,30 +260,85 @@ def _of_verb(cli_class: type[RegionCLI], verb: str) -> type[RegionCLI]:
     return OneVerb
 
 
-def with_resume(args: list[str], folder: Path) -> list[str]:
+def raised_by_lightning(error: Exception) -> bool:
+    """Whether Lightning itself raised an error, rather than something that it runs."""
+    innermost = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
+    return str(innermost.f_globals.get("__name__")).startswith("lightning.")
+
+
+def found_in(error: BaseException) -> UserError | None:
+    """Our own error in one that a parser made of it, which says it at length."""
+    return next((found for found in chain(error) if isinstance(found, UserError)), None)
+
+
+def run_alone_in_slurm() -> None:
+    """Has Python that was started without srun be one process, however many tasks the job has.
+
+    Lightning would wait for the others. That a job is interactive is how it is told.
+    """
+    if "SLURM_NTASKS" in os.environ and "SLURM_STEP_ID" not in os.environ:
+        if os.environ["SLURM_NTASKS"] != "1":
+            print(
+                f"SLURM_NTASKS={os.environ['SLURM_NTASKS']}, but this was not started by srun: it "
+                "is one process; `srun regionr1 ...` starts one per task",
+                file=sys.stderr,
+            )
+        os.environ["SLURM_JOB_NAME"] = "interactive"
+
+
+def with_resume(args: list[str], folder: Path) -> tuple[list[str], ResumableRun | None]:
     """Replaces `--resume RUN_ID` by the config file, checkpoint and run id it stands for.
 
     The user's options stay last. Figures of other data or settings never replace a run's own.
+
+    Returns:
+        The arguments, and the run.
     """
+    verb = args[0]
     run_id, rest = take_option(args[1:], "--resume")
+    which, rest = take_option(rest, "--checkpoint")
     if run_id is None:
+        if which is not None:
+            raise UserError("--checkpoint goes with --resume; --ckpt_path takes a file")
         explained = ("-h", "--help", "--ckpt_path", "--print_config")
-        if args[0] != "fit" and not any(arg.startswith(explained) for arg in args):
+        if verb != "fit" and not any(arg.startswith(explained) for arg in args):
             print(
-                f"{args[0]}: without --resume the policy is as it was before training",
+                f"{verb}: without --resume the policy is as it was before training",
                 file=sys.stderr,
             )
-        return args
-    uri, _ = take_option(rest, "--trainer.logger.init_args.tracking_uri")
-    resumable = find_run(run_id, uri or default_tracking_uri())
-    other = measures_otherwise(rest) if args[0] in ("validate", "test") else []
+        return args, None
+    if which not in (None, "best", "last"):
+        raise UserError(f"--checkpoint is best or last, not {which!r}")
+    if verb == "fit" and which == "best":
+        raise UserError(
+            "fit goes on from the last checkpoint; to train on from another one, start a new run "
+            "with --ckpt_path"
+        )
+    chosen = cast(Which, which or ("last" if verb == "fit" else "best"))
+    resumable = find_run(run_id, uri_of(rest), chosen)
+    resumable.refuse_what_a_config_must_not_bring(rest)
+    print(f"{verb}: {resumable.told}", file=sys.stderr)
+    other = measures_otherwise(rest) if verb in ("validate", "test") else []
     if other:
         print(
-            f"{args[0]}: run {resumable.run_id} was not trained with {', '.join(other)}; what "
+            f"{verb}: run {resumable.run_id} was not trained with {', '.join(other)}; what "
             "this measures is logged as a run of its own",
             file=sys.stderr,
         )
-    return [args[0], *resumable.arguments(folder / "config.yaml", not other), *rest]
+    own = not other and (which is None or verb in ("fit", "predict"))
+    if not own and not other:
+        print(
+            f"{verb}: what --checkpoint {which} measures is logged as a run of its own",
+            file=sys.stderr,
+        )
+    arguments = resumable.arguments(folder / "config.yaml", own)
+    return [verb, *arguments, *rest], resumable
+
+
+def uri_of(args: list[str]) -> str:
+    """The tracking store among options, or the usual one."""
+    uri, _ = take_option(args, "--trainer.logger.init_args.tracking_uri")
+    return uri or default_tracking_uri()
 
 
 def take_option(args: list[str], name: str) -> tuple[str | None, list[str]]:
@@ -243,6 +376,7 @@ def quiet_lightning() -> None:
         "gradient_checkpointing\\w*` is deprecated",  # asked by peft of transformers 5
         "treespec, LeafSpec",  # Lightning with torch 2.13
         "functional.all_gather is deprecated",  # Lightning with torch 2.13
+        "Checkpoint directory .* exists and is not empty",  # of a run that is resumed
     ):
         warnings.filterwarnings("ignore", message=f".*{message}")
     warnings.filterwarnings(

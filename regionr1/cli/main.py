@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from regionr1.cli.commands import COMMANDS, GROUPS, VERBS, names, table
 from regionr1.config_errors import check_config_files
-from regionr1.errors import ERROR_LINE, UserError, sentence
+from regionr1.errors import ERROR_LINE, UserError, exit_code, sentence
 from regionr1.memory import keep_freed_memory
 from regionr1.recipes import expand
 from regionr1.suggest import nearest
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; None takes them from sys.argv.
 
     Returns:
-        0, 2 after bad input, or 130 after Ctrl-C.
+        0, 2 after bad input, 130 after Ctrl-C, or 143 after SIGTERM.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     keep_freed_memory()
@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(ERROR_LINE + sentence(error), file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as interrupt:
+        return exit_code(interrupt)
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from regionr1.errors import UserError
+from regionr1.errors import Interrupted, UserError
 from regionr1.files import write_text
 from regionr1.recipes import find
 from regionr1.sweep.plan import SweepPlan, read_plan
@@ -83,9 +83,13 @@ class Sweep(StudyOptions):
             if self.in_process
             else FreshProcess(self.trial_timeout)
         )
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+        signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C
         store = StudyStore(self.storage, self.heartbeat_s)
         run_sweep(plan, store, runner, self.n_trials, self.timeout)
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise Interrupted(signum)
 
 
 def run_sweep(

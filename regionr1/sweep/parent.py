@@ -18,12 +18,12 @@ from regionr1.tracking.logger import (
     open_client,
     prepare_store,
 )
+from regionr1.tracking.resume import PARENT_TAG
 
 if TYPE_CHECKING:
     from optuna import Study
 
 PARENT_ATTR = "mlflow_parent_run_id"
-PARENT_TAG = "mlflow.parentRunId"  # what the UI nests by
 REASON_TAG = "sweep.reason"
 BEST_TAG, BEST_RUNS_TAG = "sweep.best", "sweep.best_runs"
 

@@ -8,7 +8,7 @@ from mlflow.entities import LoggedModelOutput
 
 from regionr1.evaluation.settings import settings
 from regionr1.tracking.logger import TrackingLogger
-from regionr1.tracking.spool import is_away
+from regionr1.tracking.refusals import is_away
 
 PREFIX = "model.policy"
 

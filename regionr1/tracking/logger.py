@@ -5,6 +5,7 @@ checkpoints and artifacts in different folders. Here everything of a run lies in
 mlruns/<experiment>/<run id>/{artifacts,checkpoints}.
 """
 
+import hashlib
 import logging
 import os
 import re
@@ -22,7 +23,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from regionr1.errors import UserError
 from regionr1.evaluation.settings import flat
 from regionr1.tracking.metric_names import shown_name
-from regionr1.tracking.spool import SpoolingClient, is_away
+from regionr1.tracking.moved import follow
+from regionr1.tracking.refusals import refusals
+from regionr1.tracking.spool import SpoolingClient
 
 DEFAULT_TRACKING_URI = "sqlite:///mlruns/mlflow.db"
 SQLITE_PREFIX = "sqlite:///"
@@ -68,49 +71,32 @@ def prepare_store(tracking_uri: str) -> str:
             f"tracking_uri {tracking_uri!r} is a file store, which MLflow gave up; "
             f"use {DEFAULT_TRACKING_URI}"
         )
+    from mlflow.tracking import MlflowClient
+
     path = sqlite_file(tracking_uri)
     if path is None:
-        _reach(tracking_uri)
+        with refusals(tracking_uri):
+            MlflowClient(tracking_uri).search_experiments(max_results=1)
         return tracking_uri
     uri, folder = f"{SQLITE_PREFIX}{path}", path.parent
     for name in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(
             logging.WARNING
         )  # dozens of migration lines at the first use
-    import sqlalchemy.exc
-    from mlflow.exceptions import MlflowException
-    from mlflow.tracking import MlflowClient
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".mlflow.lock"):
-            MlflowClient(uri).search_experiments(max_results=1)
+        lock = FileLock(folder / ".mlflow.lock")
+        lock.acquire()
     except OSError as error:
         raise UserError(
             f"cannot write the tracking folder {folder}: {error.strerror}; set another tracking_uri"
         ) from error
-    except (sqlalchemy.exc.SQLAlchemyError, MlflowException) as error:
-        raise UserError(
-            f"{tracking_uri} is not an MLflow database ({type(error).__name__}); "
-            "set another tracking_uri"
-        ) from error
+    with lock, refusals(tracking_uri):
+        if path.exists():
+            follow(path)
+        MlflowClient(uri).search_experiments(max_results=1)
+    lock.release()
     return uri
-
-
-def _reach(tracking_uri: str) -> None:
-    import sqlalchemy.exc
-    from mlflow.exceptions import MlflowException
-    from mlflow.tracking import MlflowClient
-
-    try:
-        MlflowClient(tracking_uri).search_experiments(max_results=1)
-    except (MlflowException, sqlalchemy.exc.SQLAlchemyError) as error:
-        if isinstance(error, MlflowException) and not is_away(error):
-            raise
-        raise UserError(
-            f"the tracking server {tracking_uri} cannot be reached; start it or set another "
-            "MLFLOW_TRACKING_URI"
-        ) from error
 
 
 def artifact_location(tracking_uri: str, experiment: str) -> str | None:
@@ -165,6 +151,17 @@ def _those_set(params: dict[str, Any] | Namespace) -> dict[str, Any]:
 
 
 LONGEST = 6000  # characters of a parameter that MLflow keeps
+
+
+def _told_apart(value: Any) -> str:
+    """A parameter; a long one with its digest as its end: two that differ late stay different."""
+    text = str(value)
+    if len(text) <= LONGEST:
+        return text
+    digest = f"... sha256 {hashlib.sha256(text.encode()).hexdigest()}"
+    return text[: LONGEST - len(digest)] + digest
+
+
 MAY_CHANGE = ("trainer.", "data.", "model.scheduler", "seed_everything")
 """Settings that a resumed run may be given anew; the others would make it another experiment."""
 
@@ -190,6 +187,11 @@ class TrackingLogger(MLFlowLogger):
         run_id: str | None = None,
         synchronous: bool | None = None,
     ) -> None:
+        if Path(experiment_name).name != experiment_name:  # it is a folder's name too
+            raise UserError(
+                f"trainer.logger.init_args.experiment_name is {experiment_name!r}; give a plain "
+                "name without slashes"
+            )
         uri = prepare_store(tracking_uri or default_tracking_uri())
         path = sqlite_file(uri)
         self.folder = None if path is None else path.parent
@@ -207,6 +209,8 @@ class TrackingLogger(MLFlowLogger):
         """Whether the run was there before."""
         self.evaluated_step: int | None = None
         """Step of the checkpoint that is evaluated, where nothing is trained."""
+        self.killed = False
+        """Whether a signal ended the run, rather than a failure."""
         self._create_experiment(experiment_name)
 
     @rank_zero_only
@@ -232,6 +236,16 @@ class TrackingLogger(MLFlowLogger):
         """Experiment name: a folder a person recognises, where Lightning takes its number."""
         return self._experiment_name
 
+    @property
+    def experiment(self) -> Any:
+        """MLflow's client, with the run made where there was none.
+
+        Raises:
+            UserError: The store refuses or cannot be reached.
+        """
+        with refusals(self._tracking_uri):
+            return super().experiment
+
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
         """Logs the parameters that are set.
@@ -244,7 +258,7 @@ class TrackingLogger(MLFlowLogger):
         """
         from mlflow.entities import Param
 
-        given = {name: str(value)[:LONGEST] for name, value in flat(_those_set(params)).items()}
+        given = {name: _told_apart(value) for name, value in flat(_those_set(params)).items()}
         if self.continues:
             before = self.experiment.get_run(self.run_id).data.params
             changed = {k: v for k, v in given.items() if before.get(k, v) != v}
@@ -281,7 +295,8 @@ class TrackingLogger(MLFlowLogger):
             return
         if self.continues and self.evaluated_step is not None:
             return self._flush()  # a test changes neither the length nor the end of a training
-        ends = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED"}
+        failed = "KILLED" if self.killed else "FAILED"
+        ends = {"success": "FINISHED", "finished": "FINISHED", "failed": failed}
         self.experiment.set_terminated(str(self.run_id), ends.get(status, status))
         self._flush()
 

@@ -5,24 +5,29 @@ same configuration) and trains from scratch with only a warning when they do not
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from regionr1.errors import UserError
-from regionr1.tracking.logger import prepare_store
+from regionr1.errors import HIDDEN, UserError, redacted
+from regionr1.evaluation.settings import flat
+from regionr1.tracking.lock import refuse_trained, trainer_of
+from regionr1.tracking.logger import MAY_CHANGE, prepare_store
+from regionr1.tracking.refusals import refusals
+from regionr1.tracking.run_folder import CHECKPOINT_TAG, Which, choose_checkpoint, folder_of
 
+PARENT_TAG = "mlflow.parentRunId"  # of a trial: its sweep, which the UI nests it below
 CONFIG_ARTIFACT = "config.yaml"  # of a run: its resolved config
-CHECKPOINT_TAG = "regionr1.checkpoint"  # of a run: where its last checkpoint lies
 SHARED_KEYS = (
     "seed_everything",
     "trainer",
     "model",
     "data",
     "checkpoint",
+    "best",
     "gallery",
     "system_metrics",
 )  # what all verbs understand
@@ -30,11 +35,21 @@ SHARED_KEYS = (
 
 @dataclass
 class ResumableRun:
-    """What is needed to go on: run id, checkpoint file and configuration."""
+    """What is needed to go on.
+
+    Attributes:
+        run_id: The run.
+        checkpoint: File of the checkpoint.
+        told: What that is, in words.
+        config: The configuration.
+        tags: The run's tags.
+    """
 
     run_id: str
     checkpoint: Path
+    told: str
     config: dict[str, Any]
+    tags: dict[str, str]
 
     def arguments(self, config_file: Path, into_run: bool) -> list[str]:
         """Writes the configuration to `config_file`; returns the options that go on from there.
@@ -50,6 +65,64 @@ class ResumableRun:
             *(("--trainer.logger.init_args.run_id", self.run_id) if into_run else ()),
         ]
 
+    def refuse_what_a_config_must_not_bring(self, options: Sequence[str]) -> None:
+        """Refuses commands that only the config of the run names, and secrets it does not hold.
+
+        Args:
+            options: What the user gave.
+
+        Raises:
+            UserError: Names the setting, which the user has to give again.
+        """
+        given = {option.partition("=")[0].removeprefix("--") for option in options}
+        for key, value in flat(self.config).items():
+            if key in given or not isinstance(value, str):
+                continue
+            if value.startswith("pipe:"):
+                raise UserError(
+                    f"run {self.run_id} would have a command run for {key}; if you want that, "
+                    f"give it yourself: --{key} '{value}'"
+                )
+            if HIDDEN in redacted(value):
+                raise UserError(
+                    f"run {self.run_id} does not keep the secret in {key} ({redacted(value)}); "
+                    f"give it again: --{key}"
+                )
+
+    def refuse_other_settings(self, config: Mapping[str, Any]) -> None:
+        """Refuses to train on with other settings than the run has had.
+
+        Args:
+            config: The resolved configuration.
+
+        Raises:
+            UserError: Names the first that differs, in full.
+        """
+        before, now = flat(self.config), flat(config)
+        for key in before.keys() & now.keys():
+            if key.startswith("model.") and not key.startswith(MAY_CHANGE):
+                if before[key] != now[key]:
+                    raise UserError(
+                        f"run {self.run_id} was started with other settings than now: {key} was "
+                        f"{before[key]!r} and is {now[key]!r}; drop the override, or start a new "
+                        "run and give it --ckpt_path"
+                    )
+
+    def refuse_other_data(self, fingerprint: str) -> None:
+        """Refuses to train on with other training data.
+
+        Raises:
+            UserError: It is other data.
+        """
+        before = self.tags.get(TRAINED_ON, fingerprint)
+        if before != fingerprint:
+            raise UserError(
+                f"run {self.run_id} was trained on other data (fingerprint {before}, now "
+                f"{fingerprint}); drop the override, or start a new run and give it --ckpt_path"
+            )
+
+
+TRAINED_ON = "data.train"  # tag of a run: the fingerprint of its training split
 
 MEASURED_BY = ("-c", "--config", "--data", "--model", "--trainer.limit_")
 """Options that change what an evaluation measures."""
@@ -62,15 +135,18 @@ def measures_otherwise(options: Sequence[str]) -> list[str]:
     return [n for n in names if n.startswith(MEASURED_BY) and not n.startswith(HOW_ONLY)]
 
 
-def find_run(run: str, tracking_uri: str) -> ResumableRun:
+def find_run(run: str, tracking_uri: str, which: Which = "last") -> ResumableRun:
     """Looks a run up.
 
     Args:
-        run: MLflow run id, or "last" for the newest run that wrote a checkpoint.
+        run: MLflow run id, or "last" for the newest run that wrote a checkpoint, is no trial of a
+            sweep and is not being trained.
         tracking_uri: Store to look in.
+        which: Its checkpoint.
 
     Raises:
-        UserError: If there is no such run, or it has no checkpoint or no configuration.
+        UserError: If there is no such run, it is being trained, or it has no checkpoint or no
+            configuration.
     """
     import mlflow
     from mlflow.artifacts import load_text
@@ -79,21 +155,15 @@ def find_run(run: str, tracking_uri: str) -> ResumableRun:
 
     tracking_uri = prepare_store(tracking_uri)
     client = MlflowClient(tracking_uri)
-    if run == "last":
-        run = newest_run(client, tracking_uri)
-    try:
-        found = client.get_run(run)
-    except MlflowException as error:
-        raise UserError(
-            f"there is no run {run!r} in {tracking_uri}; "
-            f"`mlflow ui --backend-store-uri {tracking_uri}` shows them"
-        ) from error
-    checkpoint = Path(found.data.tags.get(CHECKPOINT_TAG, "never-written"))
-    if not checkpoint.is_file():
-        raise UserError(
-            f"run {run} has no last checkpoint ({checkpoint}), so it cannot be resumed; "
-            "start a new run"
-        )
+    with refusals(tracking_uri):
+        if run == "last":
+            found = newest_run(client, tracking_uri)
+            run = str(found.info.run_id)
+        else:
+            found = find_by_id(client, run, tracking_uri)
+        folder = folder_of(client, found, tracking_uri)
+    refuse_trained(folder, run)
+    checkpoint, told = choose_checkpoint(folder, run, which)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for one small file
     mlflow.set_tracking_uri(tracking_uri)  # load_text knows no other way
     try:
@@ -103,24 +173,64 @@ def find_run(run: str, tracking_uri: str) -> ResumableRun:
             f"run {run} has no artifact {CONFIG_ARTIFACT}, so it cannot be resumed; start a new run"
         ) from error
     config = yaml.safe_load(text)
-    return ResumableRun(run, checkpoint, {key: config[key] for key in SHARED_KEYS if key in config})
+    kept = {key: config[key] for key in SHARED_KEYS if key in config}
+    logger = (kept.get("trainer") or {}).get("logger")
+    if isinstance(logger, dict) and (logger.get("init_args") or {}).get("tracking_uri"):
+        logger["init_args"]["tracking_uri"] = tracking_uri  # where it was found; secrets included
+    return ResumableRun(run, checkpoint, told, kept, dict(found.data.tags))
 
 
-def newest_run(client: Any, tracking_uri: str) -> str:
-    """Id of the newest run with a checkpoint.
+def newest_run(client: Any, tracking_uri: str) -> Any:
+    """The newest run with a checkpoint that is no trial and is not being trained.
 
     Raises:
         UserError: If there is none.
     """
     experiments: Sequence[Any] = client.search_experiments()
-    runs = client.search_runs(
-        [experiment.experiment_id for experiment in experiments],
-        filter_string=f"tags.`{CHECKPOINT_TAG}` != ''",
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
-    )
-    if not runs:
-        raise UserError(
-            f"no run in {tracking_uri} has a checkpoint yet; train one with `regionr1 fit`"
+    page, passed = None, []
+    while True:
+        runs = client.search_runs(
+            [experiment.experiment_id for experiment in experiments],
+            filter_string=f"tags.`{CHECKPOINT_TAG}` != ''",
+            order_by=["attributes.start_time DESC"],
+            max_results=100,
+            page_token=page,
         )
-    return str(runs[0].info.run_id)
+        for run in runs:
+            if PARENT_TAG in run.data.tags:
+                passed.append("trials of a sweep")
+            elif trainer_of(folder_of(client, run, tracking_uri)) is not None:
+                passed.append("runs that are being trained")
+            else:
+                return run
+        page = runs.token
+        if not page:
+            break
+    if passed:
+        raise UserError(
+            f"the only runs with a checkpoint are {' and '.join(sorted(set(passed)))}; name one by "
+            "its id"
+        )
+    raise UserError(
+        f"no run in {redacted(tracking_uri)} has a checkpoint yet; train one with `regionr1 fit`"
+    )
+
+
+def find_by_id(client: Any, run: str, tracking_uri: str) -> Any:
+    """The run of an id.
+
+    Raises:
+        UserError: If there is none.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        shown = redacted(tracking_uri)
+        raise UserError(
+            f"there is no run {run!r} in {shown}; `mlflow ui --backend-store-uri {shown}` shows "
+            "them"
+        ) from error

@@ -6,6 +6,7 @@ When the server is back, the folder is sent first. If it stays away, the folder 
 """
 
 import json
+import os
 import shutil
 import threading
 import time
@@ -14,25 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from regionr1.errors import UserError
-from regionr1.files import write_json, write_text
+from regionr1.errors import HIDDEN, UserError, redacted, sentence
+from regionr1.files import read_json, write_json, write_text
+from regionr1.tracking.refusals import is_away, refusal
 
-AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
 RETRY_S = (5.0, 15.0, 30.0, 60.0)  # between attempts while the server is away
 RECORDS, FILES, SENT, STORE = "records.jsonl", "files", "sent", "store.json"
-
-
-def is_away(error: Exception) -> bool:
-    """Whether an error means that the server cannot be reached, rather than that it refuses."""
-    if isinstance(error, MlflowException):
-        return error.error_code in AWAY
-    response = getattr(error, "response", None)
-    if response is not None:  # of requests, which artifacts go by
-        return response.status_code >= 500
-    return isinstance(error, OSError)
 
 
 class Spool:
@@ -48,43 +38,103 @@ class Spool:
         self.tracking_uri = tracking_uri
 
     def __len__(self) -> int:
-        return len(self.waiting())
+        return sum(record is not None for record in self.waiting())
 
-    def waiting(self) -> list[dict[str, Any]]:
-        """Records that were not sent yet, oldest first."""
+    def waiting(self) -> list[dict[str, Any] | None]:
+        """Records that were not sent yet, oldest first; None for a line that was half written."""
         path = self.folder / RECORDS
         if not path.is_file():
             return []
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines[self._sent() :]]
+        lines = path.read_bytes().split(b"\n")
+        if not lines[-1]:
+            lines.pop()
+        return [_record(line) for line in lines[self._sent() :]]
 
     def _sent(self) -> int:
         path = self.folder / SENT
         return int(path.read_text()) if path.is_file() else 0
 
     def keep(self, record: Mapping[str, Any], source: Path | None = None) -> None:
-        """Adds a record, with a copy of the file or folder it speaks of."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / STORE, {"tracking_uri": self.tracking_uri})
-        record = dict(record)
-        if source is not None:
-            number = len(list((self.folder / FILES).glob("*")))
-            copy = self.folder / FILES / f"{number:06d}" / source.name
-            copy.parent.mkdir(parents=True)
-            (shutil.copytree if source.is_dir() else shutil.copy)(source, copy)
-            record["source"] = str(copy.relative_to(self.folder))
-        with (self.folder / RECORDS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        """Adds a record, with a copy of the file or folder it speaks of.
 
-    def send(self, client: "SpoolingClient") -> None:
-        """Sends what waits and removes the folder; stops at the first error."""
-        sent = self._sent()
+        Raises:
+            UserError: The disk is full or the folder cannot be written.
+        """
+        record = dict(record)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / STORE, {"tracking_uri": redacted(self.tracking_uri)})
+            if source is not None:
+                number = len(list((self.folder / FILES).glob("*")))
+                copy = self.folder / FILES / f"{number:06d}" / source.name
+                copy.parent.mkdir(parents=True)
+                (shutil.copytree if source.is_dir() else shutil.copy)(source, copy)
+                record["source"] = str(copy.relative_to(self.folder))
+            with (self.folder / RECORDS).open("ab") as file:
+                # A line that a kill or a full disk cut short must not swallow this one.
+                cut = file.tell() > 0 and not self._ends_well()
+                file.write(b"\n" * cut + json.dumps(record).encode() + b"\n")
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: what the run logs cannot be kept while "
+                f"{redacted(self.tracking_uri)} is away ({error.strerror or error}); "
+                f"make room, then `regionr1 fit --resume {record['run_id']}` goes on"
+            ) from error
+
+    def _ends_well(self) -> bool:
+        with (self.folder / RECORDS).open("rb") as file:
+            file.seek(-1, 2)
+            return file.read() == b"\n"
+
+    def send(self, client: "SpoolingClient") -> int:
+        """Sends what waits and removes the folder; stops at the first error.
+
+        Returns:
+            How many lines were half written, and so lost.
+
+        Raises:
+            UserError: A record is not one of this run and folder.
+        """
+        sent, lost = self._sent(), 0
         for record in self.waiting():
-            source = record.get("source")
-            client.deliver(record, None if source is None else self.folder / source)
+            if record is None:
+                lost += 1
+            else:
+                client.deliver(record, self._source(record))
             sent += 1
             write_text(self.folder / SENT, str(sent))
         shutil.rmtree(self.folder, ignore_errors=True)
+        if lost:
+            print(f"{lost} records were cut short by a kill or a full disk, and are lost")
+        return lost
+
+    def _source(self, record: Mapping[str, Any]) -> Path | None:
+        """The file that a record speaks of: a copy in this folder and nothing else."""
+        name, into = record.get("source"), str(record.get("artifact_path") or "")
+        files = (self.folder / FILES).resolve()
+        source = None if name is None else (self.folder / str(name)).resolve()
+        links = [] if source is None else [path for path in source.rglob("*") if path.is_symlink()]
+        strange = (
+            record.get("run_id") != self.folder.name
+            or (source is not None and (files not in source.parents or links))
+            or (source is None) == str(record.get("op")).startswith("log_artifact")
+            or Path(into).is_absolute()
+            or ".." in Path(into).parts
+        )
+        if strange:
+            raise UserError(
+                f"{self.folder / RECORDS}: a record names another run, or a file outside its "
+                "folder; it was not written by this run, and nothing more of it is sent"
+            )
+        return source
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
 
 
 class SpoolingClient(MlflowClient):
@@ -172,8 +222,10 @@ class SpoolingClient(MlflowClient):
             super().set_terminated(run_id, record["status"], record["end_time"])
         elif op == "log_artifact":
             super().log_artifact(run_id, str(source), record["artifact_path"])
-        else:
+        elif op == "log_artifacts":
             super().log_artifacts(run_id, str(source), record["artifact_path"])
+        else:
+            raise UserError(f"a spool's record asks for {op!r}, which is no way to log")
 
     def _write(self, record: Mapping[str, Any], source: Path | None = None) -> None:
         with self.writing:
@@ -182,9 +234,9 @@ class SpoolingClient(MlflowClient):
                 try:
                     self.deliver(record, source)
                     return
-                except Exception as error:  # those that are not for us are raised again
+                except Exception as error:
                     if not is_away(error):
-                        raise
+                        raise refusal(self.uri, error) from error
                     self._postpone(spool)
             spool.keep(record, source)
 
@@ -199,9 +251,11 @@ class SpoolingClient(MlflowClient):
             try:
                 count = len(spool)
                 spool.send(self)
+            except UserError:
+                raise
             except Exception as error:
                 if not is_away(error):
-                    raise
+                    raise refusal(self.uri, error) from error
                 self._postpone(spool)
                 return False
             self.failures = 0
@@ -210,7 +264,10 @@ class SpoolingClient(MlflowClient):
 
     def _postpone(self, spool: Spool) -> None:
         if self.failures == 0:
-            print(f"the tracking server {self.uri} is away; what is logged is kept in a spool")
+            print(
+                f"the tracking server {redacted(self.uri)} is away; "
+                "what is logged is kept in a spool"
+            )
         wait = RETRY_S[min(self.failures, len(RETRY_S) - 1)]
         self.failures += 1
         self.next_try = time.monotonic() + wait
@@ -225,15 +282,24 @@ def upload(folder: Path, tracking_uri: str | None = None) -> None:
     """
     if not (folder / STORE).is_file():
         raise UserError(f"{folder} is no spool of a run; give the folder that the run named")
-    uri = tracking_uri or json.loads((folder / STORE).read_text())["tracking_uri"]
+    kept = str(read_json(folder / STORE, "give the folder that the run named")["tracking_uri"])
+    uri = tracking_uri or kept
+    if redacted(uri) == uri == kept and HIDDEN in kept:
+        uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+        if redacted(uri) != kept:
+            raise UserError(
+                f"{folder}: passwords are not kept; set MLFLOW_TRACKING_URI to {kept} with its own"
+            )
     spool = Spool(folder, uri)
     count = len(spool)
     try:
         spool.send(SpoolingClient(uri, folder.parent))
+    except UserError:
+        raise
     except Exception as error:  # of the network or of the server, which says why
-        reason = " ".join(str(error).split())[:300]
+        reason = sentence(error)[:300]
         raise UserError(
-            f"{uri} took {count - len(spool)} of {count} records and then failed ({reason}); "
-            "give the same command again"
+            f"{redacted(uri)} took {count - len(spool)} of {count} records and then failed "
+            f"({reason}); give the same command again"
         ) from error
-    print(f"sent {count} records to {uri}")
+    print(f"sent {count} records to {redacted(uri)}")

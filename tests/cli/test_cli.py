@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from lightning.pytorch import Trainer
 from tiny_command import CONFIG, only_run, run
 
 from regionr1.cli.main import main
 from regionr1.config_errors import explain
 from regionr1.errors import UserError, crossed, sentence
-from regionr1.tracking.resume import CHECKPOINT_TAG
+from regionr1.tracking.run_folder import CHECKPOINT_TAG
+from regionr1.training import checkpoint as checkpoint_file
 
 
 @pytest.fixture
@@ -128,7 +128,8 @@ def test_fit_resume_test_predict_are_one_run(config: Path, workspace: Path, caps
     run("fit", "-c", config, "--model.group_size", 4)
     client, first = only_run(workspace)
     run_id = first.info.run_id
-    checkpoint = workspace / "mlruns" / "regionr1" / run_id / "checkpoints" / "last.ckpt"
+    folder = workspace / "mlruns" / "regionr1" / run_id / "checkpoints"
+    checkpoint = folder / "step-000004.ckpt"
     assert first.data.tags[CHECKPOINT_TAG] == str(checkpoint)
     state = torch.load(checkpoint, weights_only=True)
     assert state["global_step"] == 4  # the steps after the last multiple of every_n_steps too
@@ -143,7 +144,8 @@ def test_fit_resume_test_predict_are_one_run(config: Path, workspace: Path, caps
     cli = run("fit", "--resume", run_id, "--trainer.max_steps", 7)
     assert cli.trainer.global_step == 7
     assert cli.model.group_size == 4  # from the run, not the default
-    assert sorted(path.name for path in checkpoint.parent.iterdir()) == ["last.ckpt"]
+    kept = ["best.ckpt", "step-000006.ckpt", "step-000007.ckpt"]
+    assert sorted(path.name for path in folder.iterdir()) == kept
     _, resumed = only_run(workspace)
     assert resumed.info.run_id == run_id
     steps = [point.step for point in client.get_metric_history(run_id, "workings/loss")]
@@ -237,22 +239,22 @@ def test_fast_dev_run_leaves_nothing_behind(config: Path, workspace: Path) -> No
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(config: Path, workspace, monkeypatch) -> None:
-    real, saved = Trainer.save_checkpoint, []
+    real, saved = checkpoint_file._write, []
 
-    def save(trainer: Trainer, path: Path, *args: object, **options: object) -> None:
-        if saved:
-            Path(path).write_bytes(b"half of it")
+    def write(checkpoint, file) -> None:
+        if saved and checkpoint["global_step"] > 3:
+            file.write(b"half of it")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        saved.append(path)
-        real(trainer, path, *args, **options)
+        saved.append(checkpoint["global_step"])
+        real(checkpoint, file)
 
-    monkeypatch.setattr(Trainer, "save_checkpoint", save)
-    words = "checkpoint of step 4 cannot be written .No space left.*; the one before it is kept"
+    monkeypatch.setattr(checkpoint_file, "_write", write)
+    words = r"step-000004.ckpt: cannot be written .No space left.*; the one before it is kept"
     with pytest.raises(UserError, match=words):
         run("fit", "-c", config)
-    (checkpoint,) = workspace.glob("mlruns/regionr1/*/checkpoints/last.ckpt")
+    (checkpoint,) = workspace.glob("mlruns/regionr1/*/checkpoints/step*.ckpt")
     assert torch.load(checkpoint, weights_only=True)["global_step"] == 3
-    assert list(checkpoint.parent.iterdir()) == [checkpoint], "half of one would only take room"
+    assert set(checkpoint.parent.iterdir()) == {checkpoint, checkpoint.parent / "best.ckpt"}
 
 
 def test_profiler_by_option(config: Path, capsys) -> None:

@@ -41,7 +41,7 @@ def test_from_nothing_to_predictions(workspace, tiny_policy, capsys) -> None:
     assert main(["fit", *args]) == 0
     client, (run,) = runs(workspace)
     home = workspace / "mlruns" / "regionr1" / run.info.run_id
-    checkpoint = torch.load(home / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint = torch.load(home / "checkpoints" / "step-000002.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 2
     assert all("lora_" in name for name in checkpoint["state_dict"])
     config = yaml.safe_load((home / "artifacts" / "config.yaml").read_text())
@@ -61,7 +61,8 @@ def test_from_nothing_to_predictions(workspace, tiny_policy, capsys) -> None:
     assert len(client.get_metric_history(run.info.run_id, "train/reward")) == 2
 
     assert main(["fit", "--resume", "last", "--trainer.max_steps", "3"]) == 0
-    assert torch.load(home / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
+    last = torch.load(home / "checkpoints" / "step-000003.ckpt", weights_only=True)
+    assert last["global_step"] == 3
     steps = [m.step for m in client.get_metric_history(run.info.run_id, "train/reward")]
     assert steps == [1, 2, 3], "the resumed run logs on"
 
@@ -357,7 +358,8 @@ def test_an_unknown_config_key_names_file_and_line(shards, tiny_policy, workspac
 def test_a_checkpoint_of_another_architecture(shards, tiny_policy, workspace, refused) -> None:
     assert main(["fit", *options(shards, tiny_policy, steps=1)]) == 0
     _, (run,) = runs(workspace)
-    checkpoint = workspace / "mlruns" / "regionr1" / run.info.run_id / "checkpoints" / "last.ckpt"
+    checkpoint = workspace / "mlruns" / "regionr1" / run.info.run_id / "checkpoints"
+    checkpoint /= "step-000001.ckpt"
     for verb in ("fit", "predict"):
         args = ["--ckpt_path", checkpoint, "--model.policy.lora_rank", 2]
         line = refused(verb, *options(shards, tiny_policy), *args)
@@ -369,4 +371,4 @@ def test_a_checkpoint_of_another_architecture(shards, tiny_policy, workspace, re
     garbage = workspace / "garbage.ckpt"
     garbage.write_bytes(checkpoint.read_bytes()[:1000])
     line = refused("test", *options(shards, tiny_policy), "--ckpt_path", garbage)
-    assert "garbage.ckpt" in line and "give the last.ckpt of a run" in line
+    assert "garbage.ckpt" in line and "give another checkpoint of a run" in line

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from regionr1.errors import UserError
-from regionr1.tracking.callbacks.last_checkpoint import LastCheckpoint
+from regionr1.tracking.callbacks.checkpoints import LastCheckpoints
 from regionr1.tracking.callbacks.profiler import StageProfiler
 from regionr1.tracking.logger import TrackingLogger, default_tracking_uri, prepare_store
 from regionr1.training.checkpoint import read_checkpoint, refuse_other_architecture
@@ -184,4 +184,4 @@ def test_what_is_no_checkpoint_is_one_sentence(tmp_path: Path) -> None:
 
 def test_checkpoint_interval_must_be_positive() -> None:
     with pytest.raises(UserError, match="at least 1"):
-        LastCheckpoint(every_n_steps=0)
+        LastCheckpoints(every_n_steps=0)

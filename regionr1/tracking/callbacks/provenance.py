@@ -19,8 +19,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 from regionr1.data.shards.datamodule import RerankDataModule
 from regionr1.data.shards.index import ShardIndex
 from regionr1.tracking.logger import TrackingLogger
+from regionr1.tracking.refusals import is_away
 from regionr1.tracking.run_files import keep_text, tracker
-from regionr1.tracking.spool import is_away
 
 ENVIRONMENT = "environment.json"
 

@@ -1,0 +1,30 @@
+"""A run is locked while it is trained."""
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from regionr1.tracking.lock import RunLock
+from regionr1.tracking.run_files import tracker
+from regionr1.tracking.run_folder import trained_in
+
+
+class Locked(Callback):
+    """Holds the lock of the run that is trained, on rank 0."""
+
+    def __init__(self) -> None:
+        self.lock: RunLock | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Takes it.
+
+        Raises:
+            UserError: Another process has it.
+        """
+        logger = tracker(trainer)
+        if stage == "fit" and trainer.is_global_zero and logger is not None:
+            self.lock = RunLock(trained_in(trainer), str(logger.run_id))
+
+    def release(self) -> None:
+        """Gives it up."""
+        if self.lock is not None:
+            self.lock.release()
+        self.lock = None
