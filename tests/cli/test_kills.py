@@ -116,7 +116,7 @@ def test_kills_at_random_moments(workspace: Path, migrated_db: Path, capsys) -> 
         process.join()
         count["runs gone on with to their end"] += 1
         assert process.exitcode == 0, (folder / "log").read_text()
-        for metric in ("loss", "val/mrr"):
+        for metric in ("workings/loss", "val/mrr"):
             assert rows(folder, metric) == rows(plain, metric), metric
         weights = end(plain)
         assert all(torch.equal(weights[name], value) for name, value in end(folder).items())
