@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,52 @@ def test_quickstart_stops_at_the_first_failing_stage(tmp_path: Path) -> None:
     install.chmod(0o755)
     done = call("bash", tmp_path / "scripts" / "quickstart", cwd=tmp_path)
     assert done.returncode == 3 and "== write benchmark" not in done.stdout
+
+
+def installed(folder: Path, fails: str, **settings: str) -> list[str]:
+    """The calls that `scripts/install dev` makes, where commands that hold `fails` fail."""
+    bin = folder / ".venv" / "bin"
+    for path in (folder / "scripts", bin):
+        path.mkdir(parents=True)
+    for name in ("scripts/install", "constraints.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder / name)
+    for name in ("python", "uv"):
+        (bin / name).write_text(
+            f'#!/usr/bin/env bash\necho "{name} ${{UV_DEFAULT_INDEX:-}} $*" >> "{folder}/calls"\n'
+            f'[[ "{name} $*" != *{fails}* ]]\n'
+        )
+        (bin / name).chmod(0o755)
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "UV_", "PYTHON"))}
+    done = subprocess.run(
+        ["bash", folder / "scripts" / "install", "dev"],
+        env=kept | settings, capture_output=True, text=True,
+    )  # fmt: skip
+    calls = (folder / "calls").read_text().splitlines()
+    assert (done.returncode == 0) == (folder / ".venv" / ".installed-dev").exists(), done.stderr
+    return [call for call in calls if " install " in call]
+
+
+def test_install_takes_torch_by_pip_and_the_rest_by_uv(tmp_path: Path) -> None:
+    torch, uv, rest = installed(tmp_path, "nothing", PIP_INDEX_URL="https://index.test/simple")
+    assert "pip" in torch and re.search(r"--no-compile torch==\S+$", torch)
+    assert re.search(r"pip .*install .*uv==\S+$", uv)
+    assert rest.startswith("uv https://index.test/simple pip install")
+    assert rest.endswith("-c constraints.txt -e .[dev]") and "--compile" not in rest
+
+
+def test_install_compiles_where_commands_may_not(tmp_path: Path) -> None:
+    torch, _, rest = installed(tmp_path, "nothing", PYTHONDONTWRITEBYTECODE="1")
+    assert "--no-compile" not in torch and "--compile-bytecode" in rest
+
+
+@pytest.mark.parametrize("fails", ["uv==", '"uv pip"'])
+def test_install_falls_back_to_pip(tmp_path: Path, fails: str) -> None:
+    last = installed(tmp_path, fails)[-1]
+    assert last.startswith("python") and last.endswith("-c constraints.txt -e .[dev]")
+
+
+def test_a_failing_install_says_so_and_leaves_no_stamp(tmp_path: Path) -> None:
+    assert len(installed(tmp_path, "torch==")) == 1
 
 
 @pytest.mark.slow
