@@ -1,10 +1,12 @@
 """Parsing errors as one sentence that names the key and the place in the config file."""
 
+import math
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -31,23 +33,73 @@ def check_config_files(args: list[str]) -> None:
     for path in config_files(args):
         try:
             text = path.read_text(encoding="utf-8")
+            node = yaml.compose(text)
+            refuse_bomb(path, node)
+            refuse_twice(path, node)
             content = yaml.safe_load(text)
-            refuse_twice(path, yaml.compose(text))
+        except UserError:
+            raise
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or error
             near = nearest(path.name.removesuffix(".yaml"), (*recipes("conf"), *recipes("sweeps")))
             raise UserError(f"cannot read config file {path}: {reason}{near}") from error
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark
+        except Exception as error:  # besides its own errors, YAML raises those of Python's types
+            mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
             where = str(path) if mark is None else f"{path}:{mark.line + 1}"
-            raise UserError(
-                f"{where} is not valid YAML: {error.problem}; correct the file"
-            ) from error
+            reason = problem or str(error) or type(error).__name__
+            raise UserError(f"{where} is not valid YAML: {reason}; correct the file") from error
         if not isinstance(content, dict):
             raise UserError(
                 f"config file {path} holds no settings; "
                 "it must be YAML with keys such as model: and trainer:"
             )
+
+
+def refuse_bomb(path: Path, node: yaml.Node | None) -> None:
+    """Refuses a config that is endless, or far more than any, once its aliases are written out.
+
+    Raises:
+        UserError: Naming the file.
+    """
+    sizes: dict[int, float] = {}
+
+    def size(node: yaml.Node | None) -> float:
+        if node is None:
+            return 0
+        if isinstance(node, yaml.ScalarNode):
+            node.value.encode()  # half of a character alone can be written nowhere
+            return 1
+        if id(node) not in sizes:
+            sizes[id(node)] = math.inf  # for an alias that stands within what it names
+            inner = node.value
+            if isinstance(node, yaml.MappingNode):
+                inner = [part for pair in node.value for part in pair]
+            sizes[id(node)] = 1 + sum(map(size, inner))
+        return sizes[id(node)]
+
+    if size(node) > MOST_SETTINGS:
+        raise UserError(
+            f"config file {path} has more than {MOST_SETTINGS:,} settings once its aliases are "
+            "written out; correct the file"
+        )
+
+
+def refuse_endless(settings: Iterable[tuple[str, Any]]) -> None:
+    """Refuses infinite numbers and those that are none, which no setting means.
+
+    Args:
+        settings: Names and values.
+
+    Raises:
+        UserError: Naming the first.
+    """
+    for name, value in settings:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{name}={value}: must be a finite number.")
+        if isinstance(value, dict):
+            refuse_endless((f"{name}.{key}", inner) for key, inner in value.items())
+        elif isinstance(value, list | tuple):
+            refuse_endless((f"{name}.{n}", inner) for n, inner in enumerate(value))
 
 
 def refuse_twice(path: Path, node: yaml.Node | None) -> None:
@@ -71,6 +123,7 @@ def refuse_twice(path: Path, node: yaml.Node | None) -> None:
             refuse_twice(path, value)
 
 
+MOST_SETTINGS = 20_000
 KINDS = {
     "tuple": "a list such as [train,val]",
     "float": "a number",
@@ -153,7 +206,7 @@ def locate(path: Path, key: str) -> str | None:
     """
     try:
         node = yaml.compose(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None
     line = None
     for part in (

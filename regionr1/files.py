@@ -15,6 +15,8 @@ from filelock import FileLock, Timeout
 from regionr1.errors import MachineError, UserError
 
 _EDGE = 1 << 20
+_UMASK = os.umask(0o077)  # can only be read by setting it, which is for when no thread runs yet
+os.umask(_UMASK)
 _LOCK = ".regionr1-lock"
 
 
@@ -110,6 +112,16 @@ def alone(folder: Path, doing: str) -> Iterator[None]:
         lock.release()
 
 
+def as_umask_allows(path: Path) -> None:
+    """Let those read a file, or every file of a folder, whom the user's umask lets.
+
+    Libraries that write safetensors files make them private.
+    """
+    for file in path.iterdir() if path.is_dir() else (path,):
+        if file.is_file():
+            file.chmod(0o666 & ~_UMASK)
+
+
 def replace_whole(partial: Path, path: Path) -> None:
     """Give a file that was written under a temporary name its own, in the same folder.
 
@@ -118,6 +130,7 @@ def replace_whole(partial: Path, path: Path) -> None:
     """
     with partial.open("rb") as file:
         os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
+    as_umask_allows(partial)
     partial.replace(path)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from regionr1.errors import UserError
-from regionr1.files import whole_file, write_json, write_text, write_whole
+from regionr1.files import as_umask_allows, whole_file, write_json, write_text, write_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -63,3 +63,17 @@ def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"p\.txt: cannot be written \(.*\)"):
         write_text(tmp_path / "file" / "p.txt", "x")
+
+
+def test_files_of_private_writers_are_as_the_umask_allows(tmp_path: Path) -> None:
+    """safetensors writes files that only their owner may read."""
+    import torch
+    from safetensors.torch import save_file
+
+    made = tmp_path / "made"
+    made.write_text("by a plain writer")
+    with whole_file(tmp_path / "whole.safetensors") as partial:
+        save_file({"a": torch.zeros(1)}, partial)
+    save_file({"a": torch.zeros(1)}, tmp_path / "direct.safetensors")
+    as_umask_allows(tmp_path)
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from regionr1.cli.spelling import with_values
-from regionr1.config_errors import check_config_files, explain
+from regionr1.config_errors import check_config_files, explain, refuse_endless
 from regionr1.data.shards.datamodule import RerankDataModule
 from regionr1.errors import UserError, sentence
 from regionr1.recipes import expand
@@ -89,6 +89,7 @@ class RegionCLI(LightningCLI):
         except ArgumentError as error:
             known = self._parser(options[0])._option_string_actions
             raise UserError(explain(str(error), options, list(known))) from error
+        refuse_endless(self.config.items())
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Adds our progress, unless the user wants none or brings one."""

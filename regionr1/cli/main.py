@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from regionr1.cli.commands import COMMANDS, GROUPS, VERBS, names, table
 from regionr1.config_errors import check_config_files
 from regionr1.errors import ERROR_LINE, UserError, exit_code, sentence
+from regionr1.files import refused
 from regionr1.memory import keep_freed_memory
 from regionr1.recipes import expand
 from regionr1.suggest import nearest
@@ -55,6 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         dispatch(args)
     except UserError as error:
         print(ERROR_LINE + sentence(error), file=sys.stderr)
+        return 2
+    except OSError as error:  # of the machine, met where nothing more could be said about it
+        print(
+            ERROR_LINE + sentence(refused(error.filename or " ".join(args[:2]), error)),
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt as interrupt:
         return exit_code(interrupt)

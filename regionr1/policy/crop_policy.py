@@ -13,6 +13,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from regionr1.algorithm.answers import Decision
 from regionr1.errors import UserError
+from regionr1.files import as_umask_allows
 from regionr1.hub import resolve_source
 from regionr1.policy import adapter as lora
 from regionr1.policy.decode import decode, evaluating
@@ -313,6 +314,7 @@ class CropPolicy(LightningModule):
     def save_adapter(self, folder: str | Path) -> None:
         """Write the adapter as plain PEFT reads it: config and safetensors, no base weights."""
         self.vlm.save_pretrained(str(folder), save_embedding_layers=False)
+        as_umask_allows(Path(folder))
 
     def _roll_out(
         self,

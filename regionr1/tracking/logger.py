@@ -100,9 +100,21 @@ def prepare_store(tracking_uri: str) -> str:
 
 
 def artifact_location(tracking_uri: str, experiment: str) -> str | None:
-    """Where the artifacts of an experiment go: beside a sqlite file, else where the server says."""
+    """Where the artifacts of an experiment go: beside a sqlite file, else where the server says.
+
+    Raises:
+        UserError: The name would lead elsewhere.
+    """
     path = sqlite_file(tracking_uri)
-    return None if path is None else (path.parent / experiment).as_uri()
+    if path is None:
+        return None
+    folder = path.parent / experiment
+    if path.parent.resolve() not in folder.resolve().parents:
+        raise UserError(
+            f"experiment_name={experiment!r}: is also the name of a folder in {path.parent}, which "
+            "it would leave; choose a plain name."
+        )
+    return folder.as_uri()
 
 
 def create_experiment(client: Any, tracking_uri: str, name: str) -> str:
