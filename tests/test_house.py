@@ -11,8 +11,8 @@ ROOMS = (
     *("errors", "files", "memory", "progress", "suggest", "recipes", "config_errors", "hub"),
     *("algorithm", "scorers", "data.records"),
     *("data.chunks", "data.npy", "data.images", "data.readers", "data.shards", "data.build"),
-    *("policy", "evaluation", "training", "tracking", "tracking.callbacks", "builtin", "speed"),
-    *("sweep", "serve", "cli"),
+    *("policy", "evaluation", "training", "tracking", "tracking.callbacks", "serve", "builtin"),
+    *("speed", "sweep", "cli"),
 )
 
 

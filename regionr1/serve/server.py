@@ -65,14 +65,18 @@ def app(service: Service) -> Any:
     from starlette.routing import Route
 
     limits, held = service.limits, Held(service.limits)
+    reading = asyncio.Lock()  # one request at a time is there as bytes, text and objects together
 
     async def invocations(request: Request) -> JSONResponse:
-        body = bytearray()
+        body, size = bytearray(), 0
         try:
             async for chunk in request.stream():
-                held.take(len(chunk), len(body))
+                held.take(len(chunk), size)
                 body += chunk
-            rows = await asyncio.to_thread(read_rows, body, limits)
+                size += len(chunk)
+            async with reading:
+                rows = await asyncio.to_thread(read_rows, body, limits)
+            del body
             asked = service.submit(rows)
             found = await asyncio.gather(*map(asyncio.wrap_future, asked))
         except TooLarge as error:
@@ -84,7 +88,7 @@ def app(service: Service) -> Any:
         except ClientDisconnect:
             return JSONResponse({"error": "the request ended early"}, 400)  # nobody reads it
         finally:
-            held.give(len(body))
+            held.give(size)
         return JSONResponse({"predictions": found})
 
     async def ping(request: Request) -> JSONResponse:
