@@ -31,7 +31,7 @@ BASE = [CONF / "base.yaml", CONF / "builtin.yaml"]
 RECIPES = [CONF / "quickstart.yaml", CONF / "paper.yaml"]
 STACKS = [
     [*BASE, RECIPES[0]],
-    *([BASE[0], CONF / f"{data}.yaml", RECIPES[1]] for data in ("evqa", "infoseek")),
+    *([BASE[0], CONF / f"{data}.yaml", RECIPES[1]] for data in ("evqa", "infoseek", "own")),
     *([*BASE, RECIPES[0], debug] for debug in sorted((CONF / "debug").glob("*.yaml"))),
 ]
 SCORERS = sorted((CONF / "scorer").glob("*.yaml"))

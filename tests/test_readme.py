@@ -15,9 +15,10 @@ from regionr1.cli.commands import COMMANDS, GROUPS, VERBS, Command
 from regionr1.cli.main import dispatch
 from regionr1.config_errors import check_config_files
 from regionr1.errors import UserError
+from regionr1.recipes import expand
 
 PAGES = ("README.md", "BENCHMARKS.md")
-RECIPE = [f"-c=conf/{name}.yaml" for name in ("base", "builtin", "quickstart")]
+RECIPE = ["-c", "quickstart"]
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -46,7 +47,7 @@ def test_lightning_commands_parse(args: list[str], monkeypatch, capsys) -> None:
     monkeypatch.chdir(ROOT)
     # A resumed run brings its config: the recipe stands in for it.
     run, rest = lightning_cli.take_option(args[1:], "--resume")
-    full = [args[0], *(RECIPE if run else []), *rest]
+    full = expand([args[0], *(RECIPE if run else []), *rest])
     check_config_files(full)
     with pytest.raises(SystemExit) as caught:
         lightning_cli.run([*full, "--print_config"])

@@ -141,6 +141,6 @@ def premise(
     print(f"CondR@1 of the pool in random order: {chance(queries()):.3f}")
     print(format_table(rows, ("cond_recall_at_1", "recall_at_1", "mrr")))
     if not any(outcome.method.startswith("reference") for outcome in outcomes):
-        print("no query has a reference box" + ("" if crops else "; --crops true needs none"))
+        print("no query has a reference box" + ("" if crops else "; --crops needs none"))
     if out is not None:
         write_text(out, table_json(rows))
