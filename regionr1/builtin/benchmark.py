@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from regionr1.builtin import kinds, landscapes, questions, scenes
 from regionr1.builtin.artwork import KB_ARTISTS, SPLITS, Split, drawings
 from regionr1.builtin.museum import Entity, cast_of, entities, home
 from regionr1.errors import UserError
 from regionr1.files import write_json
+from regionr1.progress import progress
 
 VERSION = 4  # of what is drawn: raised whenever the same options give other files
 SIZES = ((256, 256), (288, 224), (224, 288))
@@ -89,7 +89,7 @@ def _write_all(root: Path, counts: dict[str, int], seed: int) -> None:
     boxes: list[dict[str, Any]] = []
     paths: dict[str, dict[str, str]] = {"train": {}, "val": {}}
     n_scenes = sum(counts.values())
-    with tqdm(total=n_scenes, desc="drawing scenes", unit="scene", disable=None) as bar:
+    with progress(total=n_scenes, desc="drawing scenes", unit="scene") as bar:
         for number, split in enumerate(SPLITS):
             rows = []
             rng = np.random.default_rng((seed, number))

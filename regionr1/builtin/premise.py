@@ -30,6 +30,7 @@ from regionr1.evaluation.decision_quality import auroc
 from regionr1.files import write_json
 from regionr1.policy.crop_policy import CropPolicy
 from regionr1.policy.prefix import prefill
+from regionr1.progress import progress
 from regionr1.scorers.base import Scorer
 from regionr1.scorers.load import load_scorer
 
@@ -166,6 +167,7 @@ def measure(
     samples = islice(read_samples(shards, index), queries)
     kinds, questions, answerable, p_region, hidden = [], [], [], [], []
     ranks: dict[str, list[float]] = {view: [] for view in VIEWS}
+    bar = progress(total=min(queries, index.n_samples), desc=f"premise {split}", unit="query")
     while chunk := list(islice(samples, BATCH)):
         batch = collate(chunk, index.k)
         sides = torch.tensor([batch.widths, batch.heights] * 2, dtype=torch.float32).T
@@ -182,7 +184,9 @@ def measure(
         hidden.append(prefill(policy.base, policy.encode(batch.images, batch.questions)).hidden)
         kinds += [group["subset"] for group in batch.groups]
         questions += batch.questions
+        bar.update(len(chunk))
         answerable += (batch.labels & batch.valid).any(-1).tolist()
+    bar.close()
     arrays = {view: np.array(found) for view, found in ranks.items()}
     return Measured(
         kinds, questions, np.array(answerable), arrays, np.array(p_region), torch.cat(hidden)

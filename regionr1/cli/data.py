@@ -107,6 +107,7 @@ def premise(
     from regionr1.evaluation.headroom import chance, headroom, reembed
     from regionr1.evaluation.render import format_table, table_json
     from regionr1.evaluation.table import metrics_table
+    from regionr1.progress import progress
     from regionr1.scorers.load import load_scorer
 
     if root is not None and not root.is_dir():
@@ -122,19 +123,17 @@ def premise(
     def queries() -> "Iterator[ShardSample]":
         return evenly(read_samples(shards, index), index.n_samples, limit)
 
-    outcomes = headroom(queries(), model)
+    outcomes = headroom(progress(queries(), "premise", n, "query"), model)
     if crops:
-        from tqdm import tqdm
-
         print(f"embedding {n:,} queries x {len(grid())} crops = {n * len(grid()):,} images")
         kept = None
         if work is not None:
             kept = work / f"premise-{split}-{index.built_from}-{model.fingerprint()}"
-        progress = tqdm(crop_grid_outcomes(queries(), model, kept), "queries", n, disable=None)
-        outcomes += crop_grid_headroom(progress)
+        ranked = crop_grid_outcomes(queries(), model, kept)
+        outcomes += crop_grid_headroom(progress(ranked, "crops", n, "query"))
     if root is not None:
         pixels = load_scorer("pixels")
-        samples = reembed(queries(), pixels, root)
+        samples = progress(reembed(queries(), pixels, root), "raw pixels", n, "query")
         outcomes += headroom(samples, pixels, ", raw pixels")
     rows = metrics_table(outcomes)
     print(described([index]))

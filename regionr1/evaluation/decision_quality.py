@@ -296,10 +296,11 @@ def threshold_outcomes(outcomes: Iterable[Outcome], threshold: float) -> list[Ou
     ]
 
 
-def decision_table(rows: Sequence[DecisionQuality]) -> str:
-    """The rows as a Markdown table."""
-    lines = [[row.name, *(_cell(getattr(row, name)) for name in HEADS)] for row in rows]
-    return markdown_table(["decision", *HEADS.values()], lines)
+def decision_table(rows: Sequence[DecisionQuality], shown: Iterable[str] = tuple(HEADS)) -> str:
+    """The rows as a Markdown table with a column for each of HEADS that is shown."""
+    names = list(shown)
+    lines = [[row.name, *(_cell(getattr(row, name)) for name in names)] for row in rows]
+    return markdown_table(["decision", *(HEADS[name] for name in names)], lines)
 
 
 def decision_record(row: DecisionQuality) -> dict[str, Any]:

@@ -16,10 +16,18 @@ from regionr1.evaluation.decision_quality import (
 )
 from regionr1.evaluation.gain import gain_parts, gain_table
 from regionr1.evaluation.render import format_table, table_csv, table_json
-from regionr1.evaluation.table import METRICS, Outcome, grouped_table, metrics_table
+from regionr1.evaluation.table import METRICS, MethodRow, Outcome, grouped_table, metrics_table
 
 TABLE, BY_PART = "test_table", "test_table_by_part"
 NOTE = "[95% intervals: 1000 bootstrap resamples of the entities]"
+SHOWN = ("recall_at_1", "cond_recall_at_1", "mrr", "region_rate", "p_full", "iou")
+SHOWN_GAIN = ("cond_recall_at_1",)
+SHOWN_DECISION = ("n", "auroc", "regret_recall_at_1")
+SHOWN_BY_PART = ("cond_recall_at_1", "region_rate")
+
+
+def _is_main(row: MethodRow) -> bool:
+    return row.method.rpartition(": ")[2] in ("full", "policy", "reference")
 
 
 class Findings:
@@ -40,21 +48,21 @@ class Findings:
         self.bands = by_full_rank(outcomes)
 
     def text(self) -> str:
-        """What people read at the end of a test."""
-        parts = [f"{format_table(self.rows)}\n{NOTE}"]
+        """What people read at the end of a test, 100 columns wide; the files hold every measure."""
+        parts = [f"{format_table(self.rows, SHOWN)}\n{NOTE}"]
         if self.threshold is not None:
             parts.append(
                 f"policy_threshold crops where P(REGION) > {self.threshold.value:.3f}, fitted on "
                 f"{self.threshold.n} validation queries"
             )
         if self.gain:
-            parts.append(gain_table(self.gain))
+            parts.append(gain_table(self.gain, SHOWN_GAIN))
         if self.decisions:
-            parts.append(decision_table(self.decisions))
+            parts.append(decision_table(self.decisions, SHOWN_DECISION))
         if self.bands:
             parts.append(band_table(self.bands))
         if self.by_part:
-            parts.append(format_table(self.by_part))
+            parts.append(format_table([r for r in self.by_part if _is_main(r)], SHOWN_BY_PART))
         return "\n\n".join(parts)
 
     def files(self) -> dict[str, str]:

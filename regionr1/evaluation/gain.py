@@ -6,7 +6,7 @@ queries that want a crop from those that want the whole image. The three parts a
 because each begins where the one before it ends.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from regionr1.evaluation.bootstrap import Interval
 from regionr1.evaluation.markdown import interval_cell, markdown_table
@@ -47,11 +47,11 @@ def gain_parts(
     return {part: paired_difference(found, *pair, resamples) for part, pair in PARTS.items()}
 
 
-def gain_table(parts: dict[str, dict[str, Interval]]) -> str:
-    """The parts as a Markdown table."""
-    heads = ["what the gain is made of", *(METRICS[name] for name in SHOWN)]
+def gain_table(parts: dict[str, dict[str, Interval]], shown: Sequence[str] = SHOWN) -> str:
+    """The parts as a Markdown table with a column for each measure that is shown."""
+    heads = ["what the gain is made of", *(METRICS[name] for name in shown)]
     rows = [
-        [WORDS[part], *(interval_cell(values[name], "+.3f") for name in SHOWN)]
+        [WORDS[part], *(interval_cell(values[name], "+.3f") for name in shown)]
         for part, values in parts.items()
     ]
     return markdown_table(heads, rows)

@@ -87,6 +87,7 @@ def test_from_nothing_to_predictions(workspace, tiny_policy, capsys) -> None:
         rows = [row for row in parts if row["method"].startswith(f"{group} ")]
         assert sum(row["n"] for row in rows if row["method"].endswith(": policy")) == 10
     assert "source inaturalist: policy" in printed
+    assert max(len(line) for line in printed.splitlines() if line.startswith("|")) <= 100
     logged = client.get_run(run.info.run_id).data.metrics
     assert "test/policy/cond_recall_at_1" in logged
     decision = json.loads((home / "artifacts" / "test_decision.json").read_text())

@@ -18,7 +18,6 @@ from typing import Any, cast
 
 import numpy as np
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from regionr1.data.build.candidate_set import CandidateSet
 from regionr1.data.build.embed import DECODE_THREADS, as_finite_array, kb_folder, kb_identity
@@ -41,6 +40,7 @@ from regionr1.data.shards.samples import ShardSample, pack_embeddings, unpack_sa
 from regionr1.data.shards.stream import Slice, read_slice
 from regionr1.errors import MachineError, UserError
 from regionr1.files import file_sha256, read_json, refused, write_json
+from regionr1.progress import progress
 from regionr1.scorers.base import Scorer
 from regionr1.scorers.load import load_scorer
 
@@ -173,7 +173,7 @@ class _Writer:
     def write(self, index: ShardIndex) -> AddedScorer:
         """Write those of a split that are not there yet, then move all into place."""
         files, total = [], 0
-        bar = tqdm(index.shards, desc=f"add to {index.split}", unit="shard", disable=None)
+        bar = progress(index.shards, desc=f"add to {index.split}", unit="shard")
         for number, shard in enumerate(bar):
             tar, about = self.staging / shard.name, self.staging / f"{shard.name}.json"
             if not about.is_file():

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from regionr1.data.build.stages import ScorerOptions, StoreDtype
 from regionr1.data.build.store import FORMAT
@@ -32,8 +31,11 @@ from regionr1.data.readers.base import Source
 from regionr1.data.records import Entity, Query, SkipReport
 from regionr1.errors import MachineError, UserError
 from regionr1.files import file_identity, refused
+from regionr1.progress import progress
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from regionr1.scorers.base import Scorer
 
 DECODE_THREADS = 4
@@ -307,7 +309,7 @@ def _count(items: Iterator[Item]) -> int:
     return sum(1 for _ in items)
 
 
-def _progress(label: str, count: Callable[[], int]) -> tqdm:
+def _progress(label: str, count: Callable[[], int]) -> tqdm[Any]:
     """A bar with the time that is left; it costs a count, which only a watcher pays for."""
     total = count() if sys.stderr.isatty() else None
-    return tqdm(total=total, desc=label, unit="img", disable=None, smoothing=0.05)
+    return progress(total=total, desc=label, unit="img", smoothing=0.05)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from regionr1.data.build.embed import DECODE_THREADS, query_of
 from regionr1.data.build.pools import Pools
@@ -27,6 +26,7 @@ from regionr1.data.images import (
 )
 from regionr1.data.records import Query, SkipReport
 from regionr1.data.shards.samples import ShardSample, pack_sample
+from regionr1.progress import progress
 
 CHUNK = 64
 EXTREME = f"aspect ratio of the query image beyond {MAX_RATIO}:1, which policies refuse"
@@ -86,7 +86,7 @@ def labelled_samples(split: SplitWork, kb: EmbeddingStore, root: Path) -> Iterat
     exact = split.pools.about.get("index") == "Flat"
     with (
         ThreadPoolExecutor(DECODE_THREADS) as threads,
-        tqdm(total=len(order), desc=f"write {split.name}", unit="query", disable=None) as bar,
+        progress(total=len(order), desc=f"write {split.name}", unit="query") as bar,
     ):
         for rows in chunks(order, CHUNK):
             queries = [query_of(*split.queries.row(row), root) for row in rows]

@@ -9,7 +9,6 @@ from typing import Any, BinaryIO
 
 import faiss
 import numpy as np
-from tqdm import tqdm
 
 from regionr1.data.build.store import EmbeddingStore
 from regionr1.data.chunks import chunks
@@ -17,6 +16,7 @@ from regionr1.data.npy import map_npy
 from regionr1.data.records import SkipReport
 from regionr1.errors import UserError
 from regionr1.files import read_json, refused, whole_file, write_json, write_whole
+from regionr1.progress import progress
 
 INDEX_MEND = "build it with `regionr1 data index`"
 POOL_MEND = "make it with `regionr1 data pool`"
@@ -67,7 +67,7 @@ def build_index(kb: EmbeddingStore, work: Path, kind: str = "auto") -> str:
                 f"index kind {kind!r} cannot be trained on {len(kb)} images: use one with fewer "
                 "cells, or Flat."
             ) from error
-    with tqdm(total=len(kb), desc="index", unit="img", disable=None) as bar:
+    with progress(total=len(kb), desc="index", unit="img") as bar:
         for block in kb.blocks():
             index.add(np.ascontiguousarray(block))
             bar.update(len(block))
@@ -224,7 +224,7 @@ def write_pools(
             file.write(np.ascontiguousarray(block, dtype="<i8").tobytes())
             bar.update(len(block))
 
-    with tqdm(total=n_queries, desc=f"pool {split}", unit="query", disable=None) as bar:
+    with progress(total=n_queries, desc=f"pool {split}", unit="query") as bar:
         write_whole(path, write)
     write_json(about, header)
     return open_pools(work, split)

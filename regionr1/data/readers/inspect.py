@@ -6,10 +6,9 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tqdm import tqdm
-
 from regionr1.data.readers.base import SPLITS, Source
 from regionr1.data.records import MissingImage, SkipReport, first_at
+from regionr1.progress import progress
 
 
 @dataclass
@@ -121,7 +120,7 @@ def inspect_source(source: Source, read_kb: bool = True) -> Inspection:
 
 def _count_split(source: Source, split: str) -> tuple[SplitCounts, set[str]]:
     counts, gold, report = SplitCounts(), set(), SkipReport()
-    for item in tqdm(source.read(split, report), desc=split, unit="pair", disable=None):
+    for item in progress(source.read(split, report), desc=split, unit="pair"):
         counts.questions += 1
         for table, name in (
             (counts.by_type, item.question_type),
@@ -143,7 +142,7 @@ def _count_kb(source: Source, gold: dict[str, set[str]]) -> dict[str, int]:
     """Count the knowledge base in one pass; entities found are taken out of ``gold``."""
     numbers: Counter[str] = Counter()
     report = SkipReport()
-    for entity in tqdm(source.entities(report), desc="knowledge base", unit="page", disable=None):
+    for entity in progress(source.entities(report), desc="knowledge base", unit="page"):
         numbers["entities"] += 1
         numbers["entities with an image file"] += bool(entity.image_paths)
         numbers["images with a file"] += len(entity.image_paths)

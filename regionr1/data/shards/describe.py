@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from regionr1.data.chunks import chunks
 from regionr1.data.readers.base import SPLITS
@@ -18,6 +17,7 @@ from regionr1.data.shards.location import Location
 from regionr1.data.shards.samples import unpack_sample
 from regionr1.data.shards.stream import Slice, read_slice
 from regionr1.errors import UserError
+from regionr1.progress import progress
 
 _THREADS = 4
 
@@ -115,7 +115,7 @@ def _check_content(location: Location, index: ShardIndex) -> None:
     keys, n_samples, n_with_positive, full_first = Seen(), 0, 0, 0
     with (
         ThreadPoolExecutor(_THREADS) as threads,
-        tqdm(total=index.n_samples, desc=f"verify {index.split}", disable=None) as bar,
+        progress(total=index.n_samples, desc=f"verify {index.split}") as bar,
     ):
         for number, shard in enumerate(index.shards):
             stream = read_slice(location, index, Slice(number, 0, shard.samples))
