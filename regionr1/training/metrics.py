@@ -1,5 +1,6 @@
 """What a run logs: TRL's names where TRL has one, and ours for decisions, boxes and rankings."""
 
+import math
 from collections.abc import Callable
 from typing import cast
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import BinaryAUROC
+from torchmetrics.utilities import dim_zero_cat
 
 from regionr1.algorithm.advantages import dead_group_fraction
 from regionr1.algorithm.answers import Decision
@@ -98,6 +100,17 @@ def vote_metrics(confidence: Tensor, least: float) -> dict[str, Tensor]:
     return {"vote/confidence": confidence.mean(), "vote/skipped": skipped}
 
 
+class DecisionAuroc(BinaryAUROC):
+    """AUROC that is NaN where there is nothing to tell apart, instead of an error or 0."""
+
+    def compute(self) -> Tensor:
+        """The area, or NaN."""
+        target = dim_zero_cat(self.target)
+        if len(target.unique()) < 2:
+            return torch.tensor(math.nan, device=target.device)
+        return cast(Tensor, super().compute())
+
+
 class ViewMetrics(nn.Module):
     """Validation metrics of the policy's views, right across batches and ranks.
 
@@ -117,7 +130,7 @@ class ViewMetrics(nn.Module):
         super().__init__()
         # Nothing to average (no reference boxes, say) is NaN, and MLflow shows it as missing.
         self.metrics = nn.ModuleDict({name: MeanMetric() for name in self.NAMES})
-        self.metrics["decision_auroc"] = BinaryAUROC()
+        self.metrics["decision_auroc"] = DecisionAuroc(validate_args=False)
 
     def update(self, batch: QueryBatch, full: Views, chosen: Views, forced: Views) -> None:
         """Adds B queries, ranked by the full image, the chosen view and the policy's crop."""
@@ -146,9 +159,8 @@ class ViewMetrics(nn.Module):
             "region_rate_full_better": region[worse],
         }
         told = better | worse
-        if told.any():
-            auroc = cast(BinaryAUROC, self.metrics["decision_auroc"])
-            auroc.update(1 - chosen.p_full.cpu()[told].to(device), better[told].int().to(device))
+        auroc = cast(BinaryAUROC, self.metrics["decision_auroc"])
+        auroc.update(1 - chosen.p_full.cpu()[told].to(device), better[told].int().to(device))
         for name, value in values.items():
             if value.numel():
                 cast(MeanMetric, self.metrics[name]).update(value.float().to(device))

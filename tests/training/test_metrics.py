@@ -5,7 +5,7 @@ import torch
 from written_policy import FULL, GREEN, NONSENSE, RED, colour_batch, module, written
 
 from regionr1.algorithm.rewards import RewardWeights
-from regionr1.training.metrics import mean_over_ranks, training_metrics
+from regionr1.training.metrics import DecisionAuroc, mean_over_ranks, training_metrics
 from regionr1.training.reward import earn
 
 
@@ -44,3 +44,16 @@ def test_the_release_punishes_a_box_written_backwards(tiny_policy) -> None:
     weights = RewardWeights(variant="release")
     earned = earn(batch, rollouts, rgrpo.reranker, rgrpo.crop_prior, weights, 0, rgrpo.policy.stage)
     assert earned.rewards[0, :3].tolist() == [-1.0, 1.0, 1.0]
+
+
+def test_auroc_of_nothing_to_tell_apart_is_missing() -> None:
+    """A validation of few queries may hold none where the crop and the full image differ."""
+    auroc = DecisionAuroc(validate_args=False)
+    auroc.update(torch.empty(0), torch.empty(0, dtype=torch.int))
+    assert auroc.compute().isnan()
+    auroc.update(torch.tensor([0.3, 0.9]), torch.tensor([0, 0]))
+    auroc.reset()
+    auroc.update(torch.tensor([0.3, 0.9]), torch.tensor([0, 0]))
+    assert auroc.compute().isnan(), "of one kind only"
+    auroc.update(torch.tensor([0.8]), torch.tensor([1]))
+    assert auroc.compute() == 0.5
