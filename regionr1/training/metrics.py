@@ -103,12 +103,12 @@ def vote_metrics(confidence: Tensor, least: float) -> dict[str, Tensor]:
 class DecisionAuroc(BinaryAUROC):
     """AUROC that is NaN where there is nothing to tell apart, instead of an error or 0."""
 
-    def compute(self) -> Tensor:
+    def compute(self) -> Tensor:  # type: ignore[override]
         """The area, or NaN."""
         target = dim_zero_cat(self.target)
         if len(target.unique()) < 2:
             return torch.tensor(math.nan, device=target.device)
-        return cast(Tensor, super().compute())
+        return super().compute()
 
 
 class ViewMetrics(nn.Module):
