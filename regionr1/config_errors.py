@@ -46,7 +46,7 @@ def check_config_files(args: list[str]) -> None:
         except Exception as error:  # besides its own errors, YAML raises those of Python's types
             mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
             where = str(path) if mark is None else f"{path}:{mark.line + 1}"
-            reason = problem or str(error) or type(error).__name__
+            reason = " ".join((problem or str(error) or type(error).__name__).split())
             raise UserError(f"{where} is not valid YAML: {reason}; correct the file") from error
         if not isinstance(content, dict):
             raise UserError(

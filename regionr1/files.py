@@ -112,6 +112,12 @@ def alone(folder: Path, doing: str) -> Iterator[None]:
         lock.release()
 
 
+def remove_half_written(folder: Path) -> None:
+    """Remove what killed processes left half written in a folder that no other process writes."""
+    for path in folder.rglob(".*.partial-*"):
+        path.unlink(missing_ok=True)
+
+
 def as_umask_allows(path: Path) -> None:
     """Let those read a file, or every file of a folder, whom the user's umask lets.
 

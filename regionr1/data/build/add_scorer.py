@@ -39,7 +39,7 @@ from regionr1.data.shards.location import Remote, as_location
 from regionr1.data.shards.samples import ShardSample, pack_embeddings, unpack_sample
 from regionr1.data.shards.stream import Slice, read_slice
 from regionr1.errors import MachineError, UserError
-from regionr1.files import file_sha256, read_json, refused, write_json
+from regionr1.files import file_sha256, read_json, refused, remove_half_written, write_json
 from regionr1.progress import progress
 from regionr1.scorers.base import Scorer
 from regionr1.scorers.load import load_scorer
@@ -63,6 +63,7 @@ def add_scorer(options: AddScorer) -> list[ShardIndex]:
     indices = [verify_index(shards, split, checksums=True) for split in splits]
     try:
         with FileLock(shards / ".add-scorer.lock", timeout=0):
+            remove_half_written(shards)
             fingerprint = _add(shards, indices, options)
     except Timeout:
         raise UserError(

@@ -28,7 +28,7 @@ from regionr1.data.build.write import built_from, is_current, pool_request, shar
 from regionr1.data.records import SkipReport
 from regionr1.data.shards.index import ShardIndex, index_path, verify_index
 from regionr1.errors import UserError, at_least_one
-from regionr1.files import alone
+from regionr1.files import alone, remove_half_written
 
 
 def build_shards(options: Prepare) -> list[ShardIndex]:
@@ -118,8 +118,7 @@ def _work_folder(options: Prepare) -> Iterator[Path]:
     hidden = out.parent / f".{out.name}.work"
     folder = options.work or hidden
     with alone(folder, "builds shards with it"):
-        for path in folder.rglob(".*.partial-*"):  # what a kill left half written
-            path.unlink(missing_ok=True)
+        remove_half_written(folder)
         work = folder
         if options.work is None:
             settings = [options.source, options.open_scorer().fingerprint(), options.dtype]

@@ -11,7 +11,7 @@ from regionr1.data.readers.base import NO_IMAGE_ID, SPLITS, Source
 from regionr1.data.readers.kb import read_entities
 from regionr1.data.readers.kb_images import KbImages
 from regionr1.data.readers.query_images import InatImages, LandmarkImages
-from regionr1.data.readers.tables import csv_rows, first_existing, json_lines, read_box
+from regionr1.data.readers.tables import csv_rows, first_existing, json_lines, read_box, shown
 from regionr1.data.records import Box, Entity, MissingImage, Query, SkipReport
 from regionr1.errors import UserError
 
@@ -21,7 +21,7 @@ TWO_HOP = "2_hop"
 TYPES = ("templated", "automatic", "multi_answer", TWO_HOP)
 CSV_NAMES = {"train": ("train.csv", "train_full_image_cleaned.csv")}
 KB_NAMES = ("encyclopedic_kb_wiki.json", "wiki_corpus.json")
-_IMAGE_ID = re.compile(r"[A-Za-z0-9_-]+")
+_IMAGE_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 
 class EvqaSource(Source):
@@ -163,7 +163,7 @@ class EvqaSource(Source):
         image_ids = named.split("|") if named else []
         for image_id in image_ids:
             if not _IMAGE_ID.fullmatch(image_id):
-                raise UserError(f"{where}: {image_id!r} is not an image id.")
+                raise UserError(f"{where}: {shown(image_id)} is not an image id.")
         return image_ids
 
     def _box(self, source: str, image_id: str, image: Path) -> Box | None:

@@ -31,7 +31,7 @@ ECHOSIGHT_KB = "wiki_100_dict_v4.json"
 ECHOSIGHT_CSV = {"train": "infoseek_train_filtered.csv", "val": "infoseek_test_filtered.csv"}
 CSV_COLUMNS = ("question", "question_type", "wikipedia_url", "dataset_image_ids", "data_id")
 QTYPES = "infoseek_val_qtype.jsonl"
-_ID = re.compile(r"[A-Za-z0-9_-]+")  # it becomes part of file names
+_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")  # it becomes part of file names
 RECORD_KEYS = ("data_id", "question", "data_split")
 
 

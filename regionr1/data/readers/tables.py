@@ -14,6 +14,7 @@ from regionr1.errors import UserError
 from regionr1.files import parse_json, refused
 
 _SHOWN = 80
+_LONGEST_NAME = 255
 MAX_FIELD = 1 << 24
 """Longest CSV field; the csv module's own 128 KB is below E-VQA's longest evidence."""
 
@@ -158,10 +159,14 @@ def first_existing(root: Path, names: tuple[str, ...]) -> Path:
 def resolve_inside(root: Path, relative: object, where: str) -> Path:
     """Join a path that a data file names, and refuse one that leaves ``root``."""
     if not isinstance(relative, str) or not relative:
-        raise UserError(f"{where}: expected a relative file path, got {relative!r}.")
+        raise UserError(f"{where}: expected a relative file path, got {shown(relative)}.")
     parts = PurePosixPath(relative)
     if parts.is_absolute() and parts.is_relative_to(PurePosixPath(root.resolve().as_posix())):
         parts = parts.relative_to(PurePosixPath(root.resolve().as_posix()))
+    if "\0" in relative or any(len(part.encode()) > _LONGEST_NAME for part in parts.parts):
+        raise UserError(f"{where}: no file can have the path {shown(relative)}.")
     if parts.is_absolute() or ".." in parts.parts:
-        raise UserError(f"{where}: path {relative!r} leaves the data folder; make it relative.")
+        raise UserError(
+            f"{where}: path {shown(relative)} leaves the data folder; make it relative."
+        )
     return root / parts
