@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tqdm import tqdm
-
 from regionr1.data.readers.base import Source
 from regionr1.data.records import SkipReport
 from regionr1.errors import UserError
+from regionr1.progress import progress
 
 
 def check_source(source: Source, splits: Sequence[str], skip_missing: bool) -> None:
@@ -30,7 +29,7 @@ def check_source(source: Source, splits: Sequence[str], skip_missing: bool) -> N
     examples = {split: min(gold, default="") for split, gold in asked.items()}
     unknown = {split: set(gold) for split, gold in asked.items()}
     pages = source.entities(SkipReport())
-    for entity in tqdm(pages, desc="check the files", unit="page", disable=None):
+    for entity in progress(pages, "check the files", unit="page"):
         for gold in unknown.values():
             gold.discard(entity.id)
     for split, gold in unknown.items():
