@@ -243,6 +243,9 @@ def run(
         except UserError:
             raise
         except Exception as error:
+            own = found_in(error)
+            if own is not None:
+                raise own from error
             if comes_from_tracking(error):
                 raise refusal(uri_of(args), error) from error
             if raised_by_lightning(error):
@@ -269,7 +272,7 @@ def raised_by_lightning(error: Exception) -> bool:
 
 def found_in(error: BaseException) -> UserError | None:
     """Our own error in one that a parser made of it, which says it at length."""
-    return next((found for found in chain(error) if isinstance(found, UserError)), None)
+    return next((UserError(str(e)) for e in chain(error) if isinstance(e, UserError)), None)
 
 
 def run_alone_in_slurm() -> None:

@@ -9,16 +9,18 @@ import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
-from regionr1.errors import UserError
+from regionr1.errors import UserError, redacted
 from regionr1.policy.adapter_folder import SETTINGS, write_settings
+from regionr1.serve.checkpoint_weights import put_weights
 from regionr1.serve.limits import Limits
 from regionr1.serve.model_card import model_card
 from regionr1.tracking.logger import default_tracking_uri, prepare_store
 from regionr1.tracking.resume import CONFIG_ARTIFACT
+from regionr1.tracking.run_folder import folder_of
 from regionr1.tracking.tested_runs import find_by_name
 
 CARD = "README.md"
@@ -30,6 +32,7 @@ def export(
     register: str | None = None,
     tracking_uri: str | None = None,
     limits: Limits = Limits(),
+    checkpoint: Literal["best", "last"] = "best",
 ) -> None:
     """Make a run's policy usable outside the platform.
 
@@ -43,6 +46,7 @@ def export(
         register: Name in MLflow's model registry.
         tracking_uri: Store; left out, MLFLOW_TRACKING_URI or sqlite:///mlruns/mlflow.db.
         limits: What one request to the MLflow model may ask for.
+        checkpoint: The best by `best.monitor`, or the last.
     """
     uri = prepare_store(tracking_uri or default_tracking_uri())
     if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
@@ -53,7 +57,10 @@ def export(
     found = find_by_name(client, run, uri)
     with tempfile.TemporaryDirectory() as folder:
         policy = Path(folder) / "policy"
-        _copy(_collected(client, found, Path(folder) / "downloaded"), policy)
+        collected = _collected(client, found, Path(folder) / "downloaded")
+        home = folder_of(client, found, uri)
+        print(f"weights: {put_weights(collected, home, found.info.run_id, checkpoint)}")
+        _copy(collected, policy)
         if out is not None:
             try:
                 _copy(policy, out)
@@ -68,7 +75,7 @@ def export(
     print("serve it on this machine:")
     if out is not None:
         print(f"  regionr1 serve {out}")
-    print(f"  export MLFLOW_TRACKING_URI={uri}")
+    print(f"  export MLFLOW_TRACKING_URI={redacted(uri)}")
     print(f"  mlflow models serve -m {model.model_uri} --env-manager local --port 5001")
 
 

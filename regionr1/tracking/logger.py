@@ -20,7 +20,7 @@ from filelock import FileLock
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from regionr1.errors import UserError
+from regionr1.errors import UserError, redacted
 from regionr1.evaluation.settings import flat
 from regionr1.tracking.metric_names import shown_name
 from regionr1.tracking.moved import follow
@@ -167,7 +167,7 @@ LONGEST = 6000  # characters of a parameter that MLflow keeps
 
 def _told_apart(value: Any) -> str:
     """A parameter; a long one with its digest as its end: two that differ late stay different."""
-    text = str(value)
+    text = redacted(str(value))
     if len(text) <= LONGEST:
         return text
     digest = f"... sha256 {hashlib.sha256(text.encode()).hexdigest()}"

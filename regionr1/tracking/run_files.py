@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from PIL.Image import Image
 
+from regionr1.errors import redacted
 from regionr1.files import write_text
 from regionr1.tracking.logger import TrackingLogger
 
@@ -30,8 +31,8 @@ def other_folder(trainer: Trainer) -> Path | None:
 
 
 def keep_text(trainer: Trainer, text: str, name: str) -> None:
-    """Keeps a text under a file name."""
-    logger, folder = tracker(trainer), other_folder(trainer)
+    """Keeps a text under a file name, without the passwords of the addresses in it."""
+    logger, folder, text = tracker(trainer), other_folder(trainer), redacted(text)
     if logger is not None:
         logger.experiment.log_text(logger.run_id, text, name)
     elif folder is not None:

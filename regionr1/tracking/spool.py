@@ -171,8 +171,8 @@ class SpoolingClient(MlflowClient):
         return self._write({
             "op": "log_batch", "run_id": run_id,
             "metrics": [[m.key, m.value, m.timestamp, m.step] for m in metrics],
-            "params": [[param.key, str(param.value)] for param in params],
-            "tags": [[tag.key, str(tag.value)] for tag in tags],
+            "params": [[param.key, redacted(str(param.value))] for param in params],
+            "tags": [[tag.key, redacted(str(tag.value))] for tag in tags],
         })  # fmt: skip
 
     def set_tag(self, run_id: str, key: str, value: Any, synchronous: bool | None = None) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from regionr1.errors import UserError
+from regionr1.errors import UserError, redacted
 from regionr1.evaluation.compare import compare as compared
 from regionr1.evaluation.outcome_file import OUTCOMES, read_outcomes
 from regionr1.evaluation.tested import TestedRun
@@ -93,7 +93,8 @@ def find_by_name(client: Any, wanted: str, uri: str) -> Any:
     runs = client.search_runs(experiments, f"tags.`mlflow.runName` = '{quoted}'")
     if not runs:
         raise UserError(
-            f"there is no run {wanted!r} in {uri}; `mlflow ui --backend-store-uri {uri}` shows them"
+            f"there is no run {wanted!r} in {redacted(uri)}; "
+            f"`mlflow ui --backend-store-uri {redacted(uri)}` shows them"
         )
     if len(runs) > 1:
         ids = ", ".join(run.info.run_id for run in runs)

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from mlflow.exceptions import BAD_REQUEST, MlflowException
 from tiny_command import CONFIG, only_run, run
 
 from regionr1.cli.main import main
 from regionr1.config_errors import explain
 from regionr1.errors import UserError, crossed, sentence
 from regionr1.tracking.run_folder import CHECKPOINT_TAG
+from regionr1.tracking.spool import SpoolingClient
 from regionr1.training import checkpoint as checkpoint_file
 
 
@@ -255,6 +257,42 @@ def test_a_full_disk_leaves_the_checkpoint_before(config: Path, workspace, monke
     (checkpoint,) = workspace.glob("mlruns/regionr1/*/checkpoints/step*.ckpt")
     assert torch.load(checkpoint, weights_only=True)["global_step"] == 3
     assert set(checkpoint.parent.iterdir()) == {checkpoint, checkpoint.parent / "best.ckpt"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("experiment_name", "../../x", "experiment_name is '../../x'; give a plain name"),
+        ("tracking_uri", "file:./x", "'file:./x' is a file store, which MLflow gave up"),
+        (
+            "tracking_uri",
+            "http://u:pw@127.0.0.1:9",
+            r"server http://u:\*\*\*@127.0.0.1:9 cannot be",
+        ),
+        ("tracking_uri", "nonsense://x", "the tracking store nonsense://x"),
+        ("run_id", "nobody", "the tracking store sqlite.* refused: Run with id=nobody not found"),
+    ],
+)
+def test_what_the_tracker_refuses_is_one_sentence(config, monkeypatch, name, value, words) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(UserError, match=words) as caught:
+        run("fit", "-c", config, f"--trainer.logger.init_args.{name}", value)
+    assert len(sentence(caught.value)) < 500
+
+
+def test_what_the_tracker_refuses_on_the_way_is_one_sentence(config, monkeypatch) -> None:
+    deliver = SpoolingClient.deliver
+
+    def refuse(client, record, source) -> None:
+        if any(name.startswith("val/") for name, *_ in record.get("metrics", ())):
+            raise MlflowException("no more room for you", BAD_REQUEST)
+        deliver(client, record, source)
+
+    monkeypatch.setattr(SpoolingClient, "deliver", refuse)
+    with pytest.raises(
+        UserError, match="the tracking store sqlite.* refused: no more room for you"
+    ):
+        run("fit", "-c", config)
 
 
 def test_profiler_by_option(config: Path, capsys) -> None:

@@ -9,10 +9,12 @@ import torch
 import yaml
 from PIL import Image
 from quickstart_run import options, runs
+from safetensors.torch import load_file
 
 from regionr1.cli.main import main
 from regionr1.evaluation.table import METRICS
 from regionr1.scorers.builtin import BuiltinScorer, DualEncoder
+from regionr1.serve.checkpoint_weights import put_weights
 from regionr1.tracking.metric_names import shown_name
 
 METHODS = [
@@ -65,6 +67,13 @@ def test_from_nothing_to_predictions(workspace, tiny_policy, capsys) -> None:
     assert last["global_step"] == 3
     steps = [m.step for m in client.get_metric_history(run.info.run_id, "train/reward")]
     assert steps == [1, 2, 3], "the resumed run logs on"
+    copy = shutil.copytree(home / "artifacts" / "adapter", workspace / "copy")
+    logged = load_file(copy / "adapter_model.safetensors")
+    assert "the last checkpoint" in put_weights(copy, home, run.info.run_id, "last")
+    written = load_file(copy / "adapter_model.safetensors")
+    assert all(torch.equal(written.pop(name), value) for name, value in logged.items())
+    assert not written, "a checkpoint holds what the adapter's folder does, under PEFT's names"
+    assert "the best checkpoint" in put_weights(copy, home, run.info.run_id)
 
     assert main(["validate", "--resume", "last"]) == 0
     capsys.readouterr()

@@ -237,3 +237,17 @@ def test_a_database_of_another_version_names_the_remedy(tmp_path: Path, migrated
 )
 def test_secrets_in_addresses_are_not_shown(text, shown) -> None:
     assert redacted(text) == shown
+
+
+def test_secrets_are_not_kept_and_have_to_be_given_again(workspace: Path, capsys) -> None:
+    (workspace / "run.yaml").write_text(CONFIG)
+    shards = "https://me:s3cret@host/shards?token=t0ken"
+    run("fit", "-c", "run.yaml", "--data.shards", shards)
+    _, found = only_run(workspace)
+    told = [str(found.data.tags), str(found.data.params), capsys.readouterr().out]
+    told += [p.read_text() for p in workspace.rglob("*.yaml") if p.name != "run.yaml"]
+    told += [p.read_text() for p in workspace.rglob("*.json")]
+    assert len(told) > 4 and not any("s3cret" in text or "t0ken" in text for text in told)
+    with pytest.raises(UserError, match="does not keep the secret in data.shards .https://me:.*gi"):
+        run("test", "--resume", "last")
+    run("test", "--resume", "last", "--data.shards", shards)

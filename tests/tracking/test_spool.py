@@ -1,5 +1,8 @@
 """Logging while the tracking server is away: nothing is lost, in order, once."""
 
+import errno
+import json
+import os
 import time
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from regionr1.cli.main import main
 from regionr1.errors import UserError
 from regionr1.tracking.logger import TrackingLogger
 from regionr1.tracking.resume import find_run
-from regionr1.tracking.spool import SpoolingClient
+from regionr1.tracking.spool import FILES, RECORDS, SpoolingClient, upload
 
 
 class Server:
@@ -135,3 +138,90 @@ def test_a_real_server_that_goes_away_and_comes_back(workspace: Path, monkeypatc
         assert note.read_text() == "seen"
     finally:
         kill(server)
+
+
+def away(logger: TrackingLogger, server: Server) -> Path:
+    """Has two rows kept in the spool; returns its folder."""
+    server.up = False
+    for step in range(2):
+        logger.log_metrics({"train/loss": float(step)}, step=step)
+    return logger.experiment.spool(logger.run_id).folder
+
+
+def test_lines_that_a_kill_cut_short_are_counted(logger, server, capsys) -> None:
+    records = away(logger, server) / RECORDS
+    with records.open("ab") as file:
+        file.write(b'{"op": "log_batch", "met')
+    logger.log_metrics({"train/loss": 2.0}, step=2)
+    assert records.read_bytes().count(b"\n") == 4, "the next line is one of its own"
+    server.up = True
+    logger.finalize("success")
+    assert history(logger, "train/loss") == [(step, float(step)) for step in range(3)]
+    assert "1 records were cut short by a kill or a full disk" in capsys.readouterr().out
+    assert not records.exists()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"op": "log_artifact", "source": "../../../secret.txt", "artifact_path": None},
+        {"op": "log_artifact", "source": "files/000000/link.txt", "artifact_path": None},
+        {"op": "log_artifacts", "source": "files/000001", "artifact_path": None},
+        {"op": "log_artifact", "source": "files/000000/note.txt", "artifact_path": "../../x"},
+        {"op": "log_artifact", "artifact_path": None},
+        {"run_id": "another"},
+        {"op": "rm"},
+    ],
+)
+def test_a_spool_names_nothing_but_its_own(logger, server, workspace, changed) -> None:
+    (workspace / "secret.txt").write_text("secret")
+    folder = away(logger, server)
+    for number, name in ((0, "note.txt"), (1, "note.txt")):
+        (folder / FILES / f"{number:06d}").mkdir(parents=True)
+        (folder / FILES / f"{number:06d}" / name).write_text("seen")
+        (folder / FILES / f"{number:06d}" / "link.txt").symlink_to(workspace / "secret.txt")
+    record = json.loads((folder / RECORDS).read_text().splitlines()[0]) | changed
+    (folder / RECORDS).write_text(json.dumps(record) + "\n")
+    server.up = True
+    with pytest.raises(UserError, match="names another run, or a file outside|no way to log"):
+        upload(folder)
+    found = [
+        p.read_text() for p in (workspace / "mlruns").rglob("*.txt") if folder not in p.parents
+    ]
+    assert "secret" not in found
+
+
+def test_a_full_disk_is_not_taken_for_a_server_that_is_away(logger, monkeypatch, capsys) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(SpoolingClient, "deliver", full)
+    words = "cannot be written to sqlite.*No space left.*`regionr1 fit --resume RUN_ID` goes on"
+    with pytest.raises(UserError, match=words):
+        logger.log_metrics({"train/loss": 1.0}, step=0)
+    assert "is away" not in capsys.readouterr().out
+    assert not logger.experiment.spool(logger.run_id).folder.exists()
+
+
+def test_a_spool_that_cannot_be_written_is_one_sentence(logger, server, workspace) -> None:
+    (workspace / "mlruns" / "spool").write_text("in the way")
+    server.up = False
+    with pytest.raises(UserError, match="cannot be kept while sqlite.*; make room, then `regionr1"):
+        logger.log_metrics({"train/loss": 1.0}, step=0)
+
+
+def test_passwords_are_neither_kept_nor_shown(workspace, capsys, monkeypatch) -> None:
+    uri = f"http://me:s3cret@127.0.0.1:{free_port()}"
+    client = SpoolingClient(uri, workspace / "spool")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    client.set_tag("0123", "colour", "red")
+    kept = [path.read_text() for path in (workspace / "spool").rglob("*") if path.is_file()]
+    with pytest.raises(UserError, match="set MLFLOW_TRACKING_URI to http://me:...@127") as caught:
+        upload(workspace / "spool" / "0123")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(UserError, match="took 0 of 1 records") as again:
+        upload(workspace / "spool" / "0123")
+    out = capsys.readouterr().out
+    assert "me:***@127.0.0.1" in out
+    for text in (*kept, out, str(caught.value), str(again.value)):
+        assert "s3cret" not in text

@@ -18,6 +18,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from regionr1.data.shards.datamodule import RerankDataModule
 from regionr1.data.shards.index import ShardIndex
+from regionr1.errors import redacted
 from regionr1.tracking.logger import TrackingLogger
 from regionr1.tracking.refusals import is_away
 from regionr1.tracking.run_files import keep_text, tracker
@@ -79,7 +80,7 @@ def datasets(trainer: Trainer, stage: str) -> list[DatasetInput]:
     if datamodule is None:
         return []
     folder = datamodule.folder
-    place = str(folder.resolve() if isinstance(folder, Path) else folder)
+    place = redacted(str(folder.resolve() if isinstance(folder, Path) else folder))
     return [
         DatasetInput(
             Dataset(
