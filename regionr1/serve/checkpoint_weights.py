@@ -1,4 +1,4 @@
-"""The weights of a run's best checkpoint in the place of its last step's, in an adapter's folder."""
+"""The weights of a run's best checkpoint in an adapter's folder, which has its last step's."""
 
 from pathlib import Path
 from typing import Literal

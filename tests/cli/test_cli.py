@@ -267,7 +267,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(config: Path, workspace, monke
         (
             "tracking_uri",
             "http://u:pw@127.0.0.1:9",
-            r"server http://u:\*\*\*@127.0.0.1:9 cannot be",
+            r"server http://u:\*\*\*@127.0.0.1:9 cannot",
         ),
         ("tracking_uri", "nonsense://x", "the tracking store nonsense://x"),
         ("run_id", "nobody", "the tracking store sqlite.* refused: Run with id=nobody not found"),
