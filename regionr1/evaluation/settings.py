@@ -124,7 +124,12 @@ COUNTS_IF: dict[str, Callable[[Config], bool]] = {
     "model.scheduler.last_epoch": lambda found: False,
     **_on(
         *("model.advantage.stratified", "model.estimator.balanced_correction"),
-        *("model.kl_weight", "model.estimator.decision_entropy", "model.crop_prior.padding"),
+        *(
+            "model.soft_fusion",
+            "model.kl_weight",
+            "model.estimator.decision_entropy",
+            "model.crop_prior.padding",
+        ),
         *("model.policy.lora_dropout", "model.policy.reasoning_tokens"),
         *("model.policy.grammar", "model.policy.system", "model.policy.quantization"),
         *("model.policy.gradient_checkpointing", "model.policy.compile_decode"),

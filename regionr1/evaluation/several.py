@@ -77,7 +77,7 @@ def seed_rows(runs: OutcomesOfSeeds, resamples: int = 1000) -> list[MethodRow]:
                 n=len(keys),
                 n_skipped=len(total) - len(keys),
                 n_pool_positive=sum(rows[0][key].pool_has_positive for key in keys),
-                metrics={metric: estimate.interval() for metric, estimate in estimates.items()},
+                metrics={name: _share(value.interval()) for name, value in estimates.items()},
             )
         )
     return table
@@ -140,6 +140,14 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         highest = max(highest, min(1.0, p * (len(known) - place)))
         found[i] = highest
     return found
+
+
+def _share(interval: Interval) -> Interval:
+    """An interval of a share, which cannot reach beyond 0 and 1."""
+    value, low, high = interval
+    if low is None or high is None:
+        return interval
+    return Interval(value, max(low, 0.0), min(high, 1.0))
 
 
 def _shared_keys(rows: Sequence[dict[str, Outcome]]) -> list[str]:

@@ -105,7 +105,13 @@ def settings_table(settings: Sequence[Setting], method: str) -> str:
         if n:
             gap = interval_cell(differences[n - 1][COMPARED[0]].interval(), "+.3f")
             corrected = p_values[COMPARED[0]][n - 1]
-            p = "-" if corrected is None else f"{corrected:.4f}"
+            p = (
+                "-"
+                if corrected is None
+                else f"{corrected:.4f}"
+                if corrected >= 1e-4
+                else "< 0.0001"
+            )
         counts = (str(len(setting.runs)), str(row.n_pool_positive), str(row.n), str(row.n_skipped))
         rows.append([setting.name, *cells, gap, p, *counts])
     heads = [

@@ -22,6 +22,8 @@ from regionr1.scorers.reranker import BoxPx, RewardReranker
 
 CENTRES = {"centre_35": 0.35, "centre": 0.5, "centre_70": 0.7}
 """Rows of centre crops, and their side as a share of the image's."""
+SOFT_TEMPERATURE = 0.05  # in cosines
+_NEVER = 1e-30  # a probability whose logarithm is finite and outweighs any cosine
 RANDOM_SIDES = (0.3, 0.7)  # of a random box where the policy has none to be as large as
 
 BoxUnit = tuple[float, float, float, float]
@@ -62,12 +64,20 @@ class Evaluator:
         policy: Chooses views.
         reranker: Scores them.
         prior: Pads the policy's crops before they are cut.
+        soft_fusion: Whether a test has the row `policy_soft` too.
     """
 
-    def __init__(self, policy: CropPolicy, reranker: RewardReranker, prior: CropPrior) -> None:
+    def __init__(
+        self,
+        policy: CropPolicy,
+        reranker: RewardReranker,
+        prior: CropPrior,
+        soft_fusion: bool = False,
+    ) -> None:
         self._policy = policy
         self.reranker = reranker
         self.prior = prior
+        self.soft_fusion = soft_fusion
 
     def full(self, batch: QueryBatch) -> Views:
         """The full image of every query, from its stored embedding."""
@@ -96,6 +106,29 @@ class Evaluator:
         ]
         return self._views(batch, [Decision.REGION] * len(batch), list(crops))
 
+    def soft(self, batch: QueryBatch, full: Views, chosen: Views, region: Views) -> Views:
+        """Full image and crop together, each by how probable the policy finds it.
+
+        A candidate's score is t log(P(FULL) exp(full / t) + P(REGION) exp(crop / t)): where the
+        policy is sure, that of its view; where it is not, that of the view which matches more
+        clearly. What the policy chose stands beside it, and its INVALID stays one.
+
+        Args:
+            batch: B queries.
+            full: Their full images.
+            chosen: What the policy chose.
+            region: Its crops where it must make one.
+        """
+        p = chosen.p_full.to(full.scores.device)[:, None]
+        cut = torch.tensor([d == Decision.REGION for d in region.decisions], device=p.device)
+        crop_scores = torch.where(cut[:, None], region.scores, full.scores)
+        both = torch.stack([
+            full.scores / SOFT_TEMPERATURE + p.clamp(min=_NEVER).log(),
+            crop_scores / SOFT_TEMPERATURE + (1 - p).clamp(min=_NEVER).log(),
+        ])  # fmt: skip
+        scores = SOFT_TEMPERATURE * both.logsumexp(0)
+        return self._ranked(batch, chosen.decisions, chosen.crops_px, scores, chosen.p_full)
+
     def outcomes(self, batch: QueryBatch) -> list[Outcome]:
         """Every method of the test table on every query of the batch."""
         chosen, region = self.policy_both(batch)
@@ -113,6 +146,8 @@ class Evaluator:
             "policy": chosen,
             "policy_region": region,
         }
+        if self.soft_fusion:
+            methods["policy_soft"] = self.soft(batch, full, chosen, region)
         outcomes = [o for method, views in methods.items() for o in _outcomes(batch, method, views)]
         # A tie goes to FULL: a crop that changes nothing is not worth making.
         pairs = zip(
@@ -207,6 +242,16 @@ class Evaluator:
         is_region = torch.tensor([d == Decision.REGION for d in decisions], device=cut.device)
         view = torch.where(is_region[:, None], cut, batch.full_embedding)
         scores = self.reranker.scores(view[:, None], batch.candidates)[:, 0]
+        return self._ranked(batch, decisions, crops, scores, p_full)
+
+    def _ranked(
+        self,
+        batch: QueryBatch,
+        decisions: list[Decision],
+        crops: list[BoxPx | None],
+        scores: Tensor,
+        p_full: Tensor | None,
+    ) -> Views:
         ranks = first_positive_rank(scores, batch.labels, batch.valid).tolist()
         gains = ndcg(scores, batch.labels, batch.valid).tolist()
         gaps = margin(scores, batch.labels, batch.valid, "max").tolist()

@@ -109,6 +109,8 @@ def report(
             if kb is not None:
                 sections.append(_retrieval(setting.runs[0], kb))
             sections += _case_sections(setting.runs[0], root, cases)
+            if (parts := _parts(setting)) is not None:
+                sections.append(parts)
     if speed is not None:
         sections.append(_speed(speed))
     names = ", ".join(setting.name for settings in groups for setting in settings)
@@ -212,7 +214,7 @@ def _overview(
     tables = [markdown_table(heads, rows)]
     changed = config_difference(runs) if len(runs) > 1 else {}
     if changed:
-        rows = [[key, *map(str, values)] for key, values in changed.items()]
+        rows = [[k, *("-" if v is None else str(v) for v in vs)] for k, vs in changed.items()]
         tables.append(markdown_table(["set differently", *(run.name for run in runs)], rows))
     agreed = "Recalls, conditional recalls, decisions and behaviour by rank agree in every table."
     notes = [*(f"Warning: {text}" for text in warnings), *wrong] or [agreed]
@@ -286,7 +288,6 @@ def setting_sections(setting: Setting) -> list[Section]:
             _decision(setting),
             _behaviour(setting),
             _crops(setting),
-            _parts(setting),
         )
         if section is not None
     ]
@@ -361,7 +362,9 @@ def _parts(setting: Setting) -> Section | None:
                 if row.method in GROUPED:
                     row.method = f"{name} {value}: {row.method}"
                     rows.append(row)
-    return Section("Parts of the split", (), [format_table(rows)]) if rows else None
+    return (
+        Section(f"{setting.name}: parts of the split", (), [format_table(rows)]) if rows else None
+    )
 
 
 def _case_sections(run: TestedRun, root: Path | None, n: int) -> list[Section]:

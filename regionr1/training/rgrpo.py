@@ -91,6 +91,8 @@ class RGRPO(LightningModule):
         num_iterations: Gradient steps per rollout. The exact decision has no ratio: its later steps
             use the new pi(FULL) with the rewards of the first.
         seed: Of the sampling noise, which also depends on the step and the rank.
+        soft_fusion: Tests have the row `policy_soft` too: full image and crop scored together, each
+            by how probable the policy finds it.
         optimizer: Makes the optimizer of the adapter's parameters.
         scheduler: Makes the learning-rate schedule, stepped every optimizer step.
     """
@@ -110,6 +112,7 @@ class RGRPO(LightningModule):
         loss: LossOptions = LossOptions(),
         num_iterations: int = 1,
         seed: int = 42,
+        soft_fusion: bool = False,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -140,6 +143,7 @@ class RGRPO(LightningModule):
         self.num_iterations = num_iterations
         self.step: Step | None = None
         self.seed = seed
+        self.soft_fusion = soft_fusion
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.validation = metrics.ViewMetrics()
@@ -334,7 +338,7 @@ class RGRPO(LightningModule):
     @property
     def evaluator(self) -> Evaluator:
         """Ranks candidates by the views that the policy and the baselines choose."""
-        return Evaluator(self.policy, self.reranker, self.crop_prior)
+        return Evaluator(self.policy, self.reranker, self.crop_prior, self.soft_fusion)
 
     def on_validation_epoch_start(self) -> None:
         """Forgets the last validation's examples."""

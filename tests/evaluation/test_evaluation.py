@@ -13,7 +13,7 @@ from written_policy import FULL, GREEN, NONSENSE, RED, SQUARE_PX, colour_batch, 
 from regionr1.algorithm.answers import format_region
 from regionr1.algorithm.boxes import CropPrior
 from regionr1.evaluation.table import METRICS, metrics_table
-from regionr1.evaluation.views import Evaluator, random_box
+from regionr1.evaluation.views import SOFT_TEMPERATURE, Evaluator, random_box
 from regionr1.training.metrics import ViewMetrics
 
 BY_FULL, BY_RED, BY_GREEN = [
@@ -143,6 +143,27 @@ def test_p_full_is_the_policys_own_whatever_it_was_forced_to(policy, evaluator, 
     predicted = evaluator.predictions(batch)
     assert [p.p_full for p in predicted] == pytest.approx(own)
     assert [p.p_full_warm_start for p in predicted] == pytest.approx(before)
+
+
+def test_soft_fusion_weighs_both_views_by_how_probable_they_are(policy) -> None:
+    batch = colour_batch()
+    without = module(policy).evaluator
+    assert "policy_soft" not in {o.method for o in without.outcomes(batch)}
+    evaluator = module(policy, soft_fusion=True).evaluator
+    rows = {o.gold_ids[0]: o for o in evaluator.outcomes(batch) if o.method == "policy_soft"}
+    assert rows["purple"].ranking is None and rows["purple"].decision == "INVALID"
+    assert rows["red"].decision == "REGION" and rows["green"].decision == "FULL"
+
+    full, (chosen, region) = evaluator.full(batch), evaluator.policy_both(batch)
+    for certain, view in ((1.0, full), (0.0, region)):
+        chosen.p_full = torch.full((3,), certain)
+        scores = evaluator.soft(batch, full, chosen, region).scores
+        assert scores[:2, :3] == pytest.approx(view.scores[:2, :3], abs=1e-3)
+    chosen.p_full = torch.full((3,), 0.5)
+    mixed = evaluator.soft(batch, full, chosen, region).scores[0, :3]
+    t = SOFT_TEMPERATURE
+    both = torch.stack([full.scores[0, :3], region.scores[0, :3]])
+    assert mixed == pytest.approx(t * ((both / t).exp().mean(0)).log(), abs=1e-5)
 
 
 def test_better_of_is_the_better_of_full_and_region_for_each_query(found) -> None:

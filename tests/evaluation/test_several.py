@@ -32,10 +32,11 @@ def test_seeds_without_spread_leave_the_interval_of_the_entities() -> None:
 
 def test_seeds_that_differ_widen_the_interval_by_student() -> None:
     # Every query of a seed alike: entities say nothing, so this is the plain t-interval.
-    runs = [run_of([hit] * 8) for hit in (True, False, True, True)]
+    runs = [run_of([i < n] * 8) for n in (3, 2) for i in range(4)]
     (row,) = seed_rows(runs)
-    half = 3.1824 * 0.5 / math.sqrt(4)  # t of 3 degrees of freedom, sd 0.5
-    assert row.metrics["recall_at_1"] == pytest.approx((0.75, 0.75 - half, 0.75 + half), abs=1e-3)
+    half = 2.3646 * np.std([1] * 5 + [0] * 3, ddof=1) / math.sqrt(8)  # 7 degrees of freedom
+    assert row.metrics["recall_at_1"] == pytest.approx((0.625, 0.625 - half, 1.0), abs=1e-3)
+    assert 0.625 + half > 1, "a share cannot be more than 1"
 
 
 def test_only_shared_queries_and_methods_count() -> None:
