@@ -32,6 +32,7 @@ _MENDS = {
     errno.ENOSPC: MEND,
     errno.EDQUOT: MEND,
 }
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def refused(path: object, error: OSError, what: str = "cannot be read") -> MachineError:
@@ -75,7 +76,8 @@ def whole_file(path: Path, *also: type[Exception], mend: str = MEND) -> Iterator
         finally:
             partial.unlink(missing_ok=True)
     except errors as error:
-        reason = getattr(error, "strerror", None) or error
+        number, reason = getattr(error, "errno", None), getattr(error, "strerror", None) or error
+        mend = mend if number in _NO_ROOM else _MENDS.get(number or 0, mend)
         raise MachineError(f"{path}: cannot be written ({reason}); {mend}.") from error
 
 

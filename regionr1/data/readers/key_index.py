@@ -6,11 +6,13 @@ Python dictionaries would take gigabytes in every process.
 
 from __future__ import annotations
 
+import hashlib
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from regionr1.errors import UserError
+from regionr1.errors import MachineError, UserError
 from regionr1.files import refused, whole_file
 
 SUFFIX = ".regionr1-index"
@@ -24,7 +26,8 @@ class KeyIndex:
     """Keys of one file in file order, each with a text value.
 
     Args:
-        source: The file that is indexed. The index lies beside it, as `<name>.regionr1-index`.
+        source: The file that is indexed. The index lies beside it, as `<name>.regionr1-index`, or
+            in the user's cache where nothing can be written beside it.
         what: What the file is, for the error messages.
         read: Yields its keys and values.
         in_memory_below: Smaller files are indexed in memory.
@@ -53,7 +56,7 @@ class KeyIndex:
             self._db = _connect(None)
             self._fill(read(), stamp)
             return
-        path = source.with_name(source.name + SUFFIX)
+        path = index_path(source)
         if not _is_current(path, stamp):
             self._build(path, read, stamp)
         self._db = _connect(path, "ro")
@@ -66,7 +69,14 @@ class KeyIndex:
 
     def get(self, key: str) -> str | None:
         """The value of a key, compared as an exact string; None where there is none."""
-        found = self._db.execute("SELECT value FROM t WHERE key = ?", (key,)).fetchone()
+        try:
+            found = self._db.execute("SELECT value FROM t WHERE key = ?", (key,)).fetchone()
+        except sqlite3.OperationalError as error:  # among others, too many open files
+            raise MachineError(f"{self.source}: its index cannot be read ({error}).") from error
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f"{index_path(self.source)}: damaged ({error}); remove it, it is made anew."
+            ) from error
         return None if found is None else found[0]
 
     def keys(self) -> Iterator[str]:
@@ -97,6 +107,16 @@ class KeyIndex:
                 ) from None
         db.execute("INSERT INTO stamp VALUES (?)", (stamp,))
         db.commit()
+
+
+def index_path(source: Path) -> Path:
+    """Where the index of a file lies that is too large to be indexed in memory."""
+    name = source.name + SUFFIX
+    if os.access(source.parent, os.W_OK):
+        return source.with_name(name)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    digest = hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:12]
+    return cache / "regionr1" / f"{digest}-{name}"
 
 
 def _connect(path: Path | None, mode: str = "rwc") -> sqlite3.Connection:

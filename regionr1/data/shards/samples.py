@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from regionr1.data.images import open_image
+from regionr1.data.images import extreme, open_image
 from regionr1.data.npy import from_npy, to_npy
 from regionr1.data.records import Box, box_fault
 from regionr1.errors import UserError
@@ -195,6 +195,8 @@ def _fault(
         return "an embedding is not of length 1"
     if size != (record["width"], record["height"]):
         return "its image is of another size than its record says"
+    if extreme(*size):
+        return f"its image is of {size[0]}x{size[1]}, a ratio that policies refuse"
     if (box := record["reference_box_px"]) is not None:
         return box_fault(box, *size)
     return None

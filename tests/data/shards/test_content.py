@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evqa_files import make_shards
+from PIL import Image
 
 from regionr1.cli.main import main
 from regionr1.data.npy import from_npy, to_npy
@@ -77,6 +78,15 @@ def one_key_twice(samples: list[Raw]) -> None:
     samples[2]["__key__"] = samples[0]["__key__"]
 
 
+def thin(samples: list[Raw]) -> None:
+    """As shards hold whose builder did not know what policies refuse."""
+    picture = io.BytesIO()
+    Image.new("RGB", (1000, 4)).save(picture, "JPEG")
+    known = json.loads(samples[1]["json"])
+    samples[1]["json"] = json.dumps({**known, "width": 1000, "height": 4}).encode()
+    samples[1]["query.jpg"] = picture.getvalue()
+
+
 def put(row: int, value: float) -> Callable[[np.ndarray], object]:
     return lambda values: values.__setitem__((row, 3), value)
 
@@ -96,8 +106,9 @@ FAULTS: dict[str, tuple[Callable[[list[Raw]], object], str]] = {
     "box outside": (record(reference_box_px=[4, 4, 90, 30]), r"box_px .* image of 48x40"),
     "unit box": (record(reference_box_px=[0.1, 0.1, 0.5, 0.7]), "in pixels of its upright image"),
     "box of nan": (record(reference_box_px=[float("nan"), 1, 5, 6]), "box_px"),
-    "box of text": (record(reference_box_px="here"), "not 4 numbers"),
+    "box of text": (record(reference_box_px="here"), "must be 4 numbers"),
     "size": (record(width=49), "image is of another size"),
+    "aspect": (thin, "1000x4, a ratio that policies refuse"),
     "question": (record(question=3), "question is no text"),
     "half a character": (record(question="\ud800"), "surrogates not allowed"),
     "deep": (
