@@ -91,11 +91,13 @@ def prepare_store(tracking_uri: str) -> str:
         raise UserError(
             f"cannot write the tracking folder {folder}: {error.strerror}; set another tracking_uri"
         ) from error
-    with lock, refusals(tracking_uri):
-        if path.exists():
-            follow(path)
-        MlflowClient(uri).search_experiments(max_results=1)
-    lock.release()
+    try:
+        with refusals(tracking_uri):
+            if path.exists():
+                follow(path)
+            MlflowClient(uri).search_experiments(max_results=1)
+    finally:
+        lock.release()
     return uri
 
 

@@ -14,6 +14,7 @@ from tiny_command import CONFIG, only_run
 from tiny_run import TinyData, TinyModule
 
 from regionr1.cli import fit as lightning_cli
+from regionr1.cli import main as command_line
 from regionr1.errors import Interrupted, UserError, exit_code
 
 
@@ -155,6 +156,21 @@ def test_python_without_srun_is_one_process(config, workspace, capsys, monkeypat
     monkeypatch.setenv("SLURM_STEP_ID", "0")
     with pytest.raises(UserError, match="trainer: .*--ntasks"):
         run("fit", "-c", config)
+
+
+@pytest.mark.parametrize("command", [["fit"], ["sweep", "x.yaml"]])
+def test_exit_codes_are_those_of_signals(command, monkeypatch) -> None:
+    for error, code in (
+        (Interrupted(signal.SIGTERM), 143),
+        (Interrupted(signal.SIGINT), 130),
+        (KeyboardInterrupt(), 130),
+    ):
+
+        def interrupted(args: list[str], error: BaseException = error) -> None:
+            raise error
+
+        monkeypatch.setattr(command_line, "dispatch", interrupted)
+        assert command_line.main(command) == code
 
 
 def test_what_follows_in_a_script_sees_the_end(workspace) -> None:
