@@ -25,6 +25,7 @@ from regionr1.errors import UserError, sentence
 from regionr1.recipes import expand
 from regionr1.tracking.callbacks.artifacts import AdapterArtifact, TestTable
 from regionr1.tracking.callbacks.before_after import BeforeAfter
+from regionr1.tracking.callbacks.cases import CasePictures
 from regionr1.tracking.callbacks.checkpoints import BestCheckpoint, LastCheckpoints
 from regionr1.tracking.callbacks.config_artifact import ConfigArtifact
 from regionr1.tracking.callbacks.crop_gallery import CropGallery
@@ -230,7 +231,7 @@ def run(
                     "default_root_dir": "mlruns",
                     "callbacks": [
                         *(Interruption(), Locked()),
-                        *(TestTable(), BeforeAfter(), AdapterArtifact()),
+                        *(TestTable(), BeforeAfter(), CasePictures(), AdapterArtifact()),
                         *(Provenance(), Throughput(), Optimization(), Summary()),
                         *trial_from_environment(),
                         *callbacks,

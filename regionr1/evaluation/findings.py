@@ -22,7 +22,7 @@ TABLE, BY_PART = "test_table", "test_table_by_part"
 NOTE = "[95% intervals: 1000 bootstrap resamples of the entities]"
 SHOWN = ("recall_at_1", "cond_recall_at_1", "mrr", "region_rate", "p_full")
 SHOWN_GAIN = ("cond_recall_at_1",)
-SHOWN_DECISION = ("n", "auroc", "regret_recall_at_1")
+SHOWN_DECISION = ("auroc", "regret_recall_at_1")
 SHOWN_BY_PART = ("cond_recall_at_1", "region_rate")
 
 

@@ -18,6 +18,7 @@ from regionr1.tracking.logger import (
     open_client,
     prepare_store,
 )
+from regionr1.tracking.metric_names import REST
 from regionr1.tracking.resume import PARENT_TAG
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class ParentRun:
         now = int(time.time() * 1000)
         self.client.log_batch(
             self.run_id,
-            metrics=[Metric(f"sweep/{key}", value, now, 0) for key, value in metrics.items()],
+            metrics=[Metric(f"{REST}sweep.{key}", value, now, 0) for key, value in metrics.items()],
         )
 
 

@@ -257,6 +257,8 @@ def best_trials(study: Study) -> list[FrozenTrial]:
     trials = study.get_trials(deepcopy=False)
     if not any(trial.state == TrialState.COMPLETE for trial in trials):
         return []
+    if len(study.directions) == 1:
+        return [study.best_trial]  # the first of several that are equal
     return sorted(study.best_trials, key=lambda trial: trial.number)
 
 

@@ -30,7 +30,7 @@ from regionr1.tracking.spool import SpoolingClient
 DEFAULT_TRACKING_URI = "sqlite:///mlruns/mlflow.db"
 SQLITE_PREFIX = "sqlite:///"
 KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""Opens an experiment on its table of runs, and not on the page of traces."""
+"""Opens an experiment on its table of runs; MLflow 3.17 follows a switch of its own instead."""
 FLUSH_S = 10.0  # how long the end of a run waits for a server that is away
 
 

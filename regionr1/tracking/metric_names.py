@@ -17,7 +17,7 @@ TESTED = tuple(
     for method in ("policy", "full")
     for name in ("cond_recall_at_1", "recall_at_1", "mrr", "region_rate")
 )
-KEPT = ("train/", "val/", "system/", "sweep/")
+KEPT = ("train/", "val/", "system/")
 REST = "workings/"
 
 

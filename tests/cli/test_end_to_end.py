@@ -12,6 +12,7 @@ from quickstart_run import options, runs
 from safetensors.torch import load_file
 
 from regionr1.cli.main import main
+from regionr1.evaluation.outcome_file import OUTCOMES, read_outcomes
 from regionr1.evaluation.table import METRICS
 from regionr1.scorers.builtin import BuiltinScorer, DualEncoder
 from regionr1.serve.checkpoint_weights import put_weights
@@ -85,6 +86,18 @@ def test_from_nothing_to_predictions(workspace, tiny_policy, capsys) -> None:
     assert all(set(METRICS) <= set(row) | set(row.get("metrics", {})) for row in table)
     assert all(method in printed for method in METHODS) and "CondR@1" in printed
     assert (home / "artifacts" / "environment_test.json").is_file()
+    drawn = [
+        f for f in ("best_gains", "worst_losses") if (home / "artifacts" / f"{f}.png").is_file()
+    ]
+    ranks = {
+        method: [o.rank for o in read_outcomes(home / "artifacts" / OUTCOMES) if o.method == method]
+        for method in ("full", "policy")
+    }
+    moved = list(zip(ranks["full"], ranks["policy"], strict=True))
+    assert drawn == [
+        *(["best_gains"] if any(after < before for before, after in moved) else []),
+        *(["worst_losses"] if any(after > before for before, after in moved) else []),
+    ]
     for suffix in ("md", "csv"):
         assert (home / "artifacts" / f"test_table.{suffix}").stat().st_size > 200
     parts = json.loads((home / "artifacts" / "test_table_by_part.json").read_text())

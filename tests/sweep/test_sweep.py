@@ -149,9 +149,9 @@ def test_real_trials_are_ordinary_runs_under_one_parent(workspace: Path, capsys)
     )
     assert parent.data.metrics["val/score"] == best.value
     assert parent.info.status == "FINISHED" and parent.info.run_name == "colours"
-    assert parent.data.metrics["sweep/best"] == 7.0
-    assert parent.data.metrics["sweep/trials_pruned"] >= 1
-    assert parent.data.metrics["sweep/seconds_saved_by_pruning"] > 0
+    assert parent.data.metrics["workings/sweep.best"] == 7.0
+    assert parent.data.metrics["workings/sweep.trials_pruned"] >= 1
+    assert parent.data.metrics["workings/sweep.seconds_saved_by_pruning"] > 0
     folder = workspace / "mlruns" / "regionr1" / parent.info.run_id / "artifacts" / "sweep"
     rows = list(csv.DictReader((folder / "trials.csv").open()))
     assert [row["state"] for row in rows] == [trial.state.name for trial in trials]

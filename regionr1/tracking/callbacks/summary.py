@@ -10,6 +10,7 @@ from regionr1.tracking.channel import TRIAL_VARIABLE
 from regionr1.tracking.description import describe
 from regionr1.tracking.run_files import other_folder, tracker
 
+TRAINING = "workflowType=machine_learning"  # else MLflow 3.17 shows its pages for agents
 MEASURES = ("val/cond_recall_at_1", "val/mrr")
 
 
@@ -71,6 +72,10 @@ class Summary(Callback):
             folder = logger.folder / str(logger.name) / str(logger.run_id)
             here = folder.is_relative_to(Path.cwd())
             print(f"  files            {folder.relative_to(Path.cwd()) if here else folder}")
-        print(f"  look             mlflow ui --backend-store-uri {logger.shown_uri}")
-        print(f"                   experiment {logger.name}, run {name}")
+        page = f"#/experiments/{logger.experiment_id}/runs/{logger.run_id}?{TRAINING}"
+        if logger.shown_uri.startswith("http"):
+            print(f"  look             {logger.shown_uri.rstrip('/')}/{page}")
+        else:
+            print(f"  look             mlflow ui --backend-store-uri {logger.shown_uri}")
+            print(f"                   http://127.0.0.1:5000/{page}")
         print(f"  next             regionr1 test --resume {logger.run_id}")
