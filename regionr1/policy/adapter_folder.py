@@ -16,6 +16,7 @@ from regionr1.scorers.load import read_scorer
 
 SETTINGS = "regionr1.json"
 SCORER_WEIGHTS = "scorer.safetensors"
+FILES = (".yaml", ".yml", ".safetensors")  # how a scorer ends that is a file
 CLASSES = {
     "policy": "regionr1.policy.crop_policy.CropPolicy",
     "reranker": "regionr1.scorers.reranker.RewardReranker",
@@ -46,9 +47,15 @@ def is_portable(config: Mapping[str, Any]) -> bool:
 
 
 def _described(scorer: str | Mapping[str, Any]) -> Any:
-    """A scorer's class and arguments instead of the file that holds them; folders in full."""
+    """A scorer's class and arguments instead of the file that holds them; folders in full.
+
+    A file that is gone stays a name, which is told when it is used: a trained adapter is not to be
+    lost for it.
+    """
     if isinstance(scorer, str):
-        if not scorer.endswith((".yaml", ".yml")):
+        if scorer.endswith(FILES) and not Path(scorer).is_file():
+            return scorer
+        if not scorer.endswith(FILES[:2]):
             return SCORER_WEIGHTS if scorer.endswith(".safetensors") else scorer
         scorer = read_scorer(Path(scorer))
     args = {
@@ -66,7 +73,7 @@ def _is_place(value: str) -> bool:
 def write_settings(folder: Path, config: Mapping[str, Any]) -> None:
     """Adds the settings to an adapter's folder, and the scorer's weights if they are a file."""
     settings = settings_of(config)
-    if settings["reranker"]["scorer"] == SCORER_WEIGHTS:
-        given = config["model"]["reranker"]["init_args"]["scorer"]
+    given = config["model"]["reranker"]["init_args"]["scorer"]
+    if settings["reranker"]["scorer"] == SCORER_WEIGHTS and Path(given).is_file():
         shutil.copyfile(given, folder / SCORER_WEIGHTS)
     write_text(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")

@@ -64,7 +64,8 @@ def test_settings_name_no_place_of_this_checkout(tmp_path, monkeypatch) -> None:
             "model": str(tmp_path / "weights"), "fit": "pad", "processor": "openai/clip"
         },
     }  # fmt: skip
-    assert settings_of(config({}, "builtin"))["reranker"]["scorer"] == "builtin"
+    for kept in ("builtin", "gone.yaml", "gone.safetensors"):
+        assert settings_of(config({}, kept))["reranker"]["scorer"] == kept
 
 
 def test_a_scorer_of_ones_own_weights_travels_with_the_adapter(tmp_path, monkeypatch) -> None:
