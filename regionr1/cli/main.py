@@ -33,7 +33,7 @@ examples:
 
 Configs stack from left to right and options come after the command; `regionr1 fit --help all`
 lists them all. `--resume` goes on with an MLflow run, or with the newest: its config, its last
-checkpoint, and everything is logged into that run.
+checkpoint (a test takes the best), and everything is logged into that run.
 
 options:
   -h, --help   this text
