@@ -54,7 +54,7 @@ def test_quickstart_runs_the_documented_stages() -> None:
         "regionr1 fit",
         "regionr1 test",
     ]
-    assert "-c conf/base.yaml -c conf/builtin.yaml -c conf/quickstart.yaml" in QUICKSTART
+    assert "regionr1 fit -c quickstart" in QUICKSTART
     shards = re.search(r"^shards=(\S+)", QUICKSTART, re.M)
     assert shards and f"shards: {shards[1]}\n" in (ROOT / "conf" / "builtin.yaml").read_text()
 
