@@ -110,7 +110,8 @@ def test_costs_add_up() -> None:
 
 def test_costs_are_booked_once(policy) -> None:
     cost = cost_of(policy, "ours")
-    assert 0 < cost.processor_s and 0 <= cost.system_s and 0 < cost.page_faults
+    # A process that has kept memory may meet no page fault in a step.
+    assert 0 < cost.processor_s and 0 <= cost.system_s and 0 <= cost.page_faults
     assert {"vision", "prefill", "decode", "reference", "backward", "crop + encode"} <= set(
         cost.seconds
     )

@@ -59,7 +59,7 @@ def start(tmp_path: Path):
 
     def run(how: str, channel: Channel, timeout_s: float | None = None) -> str:
         log = tmp_path / "logs" / "0.log"
-        job = TrialJob([how], ["val/x"], {"sweep.trial": "4"}, {}, log)
+        job = TrialJob([how], ["val/x"], {"sweep.trial": "4"}, log)
         try:
             FreshProcess(timeout_s, (sys.executable, str(tmp_path / "run.py")))(job, channel)
         finally:
@@ -146,7 +146,7 @@ def test_a_run_ends_when_its_sweep_is_killed(tmp_path: Path) -> None:
         "from test_sweep_process import Channel\n"
         "from regionr1.sweep.trials import FreshProcess, TrialJob\n"
         "from pathlib import Path\n"
-        "job = TrialJob(['sleeps'], ['x'], {'sweep.trial': '0'}, {}, Path('log'))\n"
+        "job = TrialJob(['sleeps'], ['x'], {'sweep.trial': '0'}, Path('log'))\n"
         "FreshProcess(None, (sys.executable, 'run.py'))(job, Channel())\n"
     )
     command = [sys.executable, "-c", sweep, str(TESTS), str(Path(__file__).parent)]

@@ -84,8 +84,12 @@ def _add(shards: Path, indices: Sequence[ShardIndex], options: AddScorer) -> str
                 f"{shards}: its {index.split} shards were made with this scorer, {fingerprint}; "
                 "name another one to add."
             )
+    # A fingerprint may hold any character of a model's name.
+    name = f"scorer-{hashlib.sha256(fingerprint.encode()).hexdigest()[:12]}"
+    staging = shards / f".{name}.partial"
     missing = [index for index in indices if not _is_whole(shards, index, fingerprint)]
     if not missing:
+        shutil.rmtree(staging, ignore_errors=True)  # of a run killed when all was there
         return fingerprint
     # What embedding needs to know, all of which adding knows too.
     embedding = EmbedOptions(
@@ -102,9 +106,6 @@ def _add(shards: Path, indices: Sequence[ShardIndex], options: AddScorer) -> str
         "kb": kb_identity(embedding.open_source(), model, options.part_size),
     }
     del model  # every process loads its own, and it may fill half of the memory
-    # A fingerprint may hold any character of a model's name.
-    name = f"scorer-{hashlib.sha256(fingerprint.encode()).hexdigest()[:12]}"
-    staging = shards / f".{name}.partial"
     _open_staging(staging, identity)
     candidates = staging / "candidates.npy"
     if not candidates.is_file():

@@ -53,6 +53,9 @@ def build_shards(options: Prepare) -> list[ShardIndex]:
             run_embedding(replace(options, splits=stale), work)
             make_pools(work, stale, options, options.index_kind)
             shards_from_work(options, options.root, work, stale)
+    elif _hidden(options.out).exists():  # killed after the shards were whole
+        with alone(_hidden(options.out), "builds shards with it"):
+            shutil.rmtree(_hidden(options.out), ignore_errors=True)
     return [verify_index(options.out, split) for split in splits]
 
 
@@ -107,6 +110,11 @@ def _stale(options: Prepare, splits: Sequence[str]) -> tuple[str, ...]:
     return tuple(split for split in splits if not current(split))
 
 
+def _hidden(out: Path) -> Path:
+    """The work folder of shards for which the user named none."""
+    return out.parent / f".{out.name}.work"
+
+
 @contextmanager
 def _work_folder(options: Prepare) -> Iterator[Path]:
     """The work folder that the user named, or a hidden one that is removed when all is done.
@@ -114,8 +122,7 @@ def _work_folder(options: Prepare) -> Iterator[Path]:
     What a killed or failed run embedded in the hidden one is gone on with, by settings: those of
     other settings are thrown away.
     """
-    out = options.out
-    hidden = out.parent / f".{out.name}.work"
+    hidden = _hidden(options.out)
     folder = options.work or hidden
     with alone(folder, "builds shards with it"):
         remove_half_written(folder)
