@@ -11,7 +11,6 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
@@ -69,7 +68,7 @@ def load_lora(base: Qwen2_5_VLForConditionalGeneration, folder: str) -> PeftMode
     try:
         config = PeftConfig.from_pretrained(folder)
         state = load_file(Path(folder) / "adapter_model.safetensors")
-    except (ValueError, TypeError, KeyError, OSError, SafetensorError) as error:
+    except Exception as error:  # PEFT raises whatever the settings lead it to
         raise UserError(f"{folder}: this adapter cannot be read ({error})") from error
     if not isinstance(config, LoraConfig):
         raise UserError(f"{folder}: {config.peft_type} is no LoRA adapter; train one with LoRA")
@@ -92,15 +91,15 @@ def load_lora(base: Qwen2_5_VLForConditionalGeneration, folder: str) -> PeftMode
             f"{folder}: this adapter does not fit the policy: nothing for {lost[0]}, though other "
             "layers have theirs; get the whole file, or use the model it was trained with"
         )
-    # The names in the file tell best what was adapted: another version may match more by suffix.
-    if not isinstance(config.target_modules, str) or adapted != {
-        name for name in modules if re.fullmatch(config.target_modules, name)
-    }:
-        config.target_modules = adapted
     config.inference_mode = False
     try:
+        # The names in the file tell best what was adapted: a suffix may match more elsewhere.
+        if not isinstance(config.target_modules, str) or adapted != {
+            name for name in modules if re.fullmatch(config.target_modules, name)
+        }:
+            config.target_modules = adapted
         model = get_peft_model(base, config)
-    except (ValueError, re.error) as error:
+    except Exception as error:  # as above
         raise UserError(f"{folder}: this adapter does not fit the policy ({error})") from error
     own = {name: value.shape for name, value in adapter_state(model).items()}
     wrong = sorted(
