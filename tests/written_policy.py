@@ -7,7 +7,9 @@ red square ranks red, green, blue; a corner of the green ranks green, blue, red.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,8 @@ RED = '{"bbox_2d": [0, 0, 24, 24]}'  # seen pixels; 0..48 of the original
 GREEN = '{"bbox_2d": [32, 32, 64, 64]}'
 NONSENSE = '{"bbox_2d": [9, 9, 1, 1]}'
 SQUARE_PX = (0, 0, 48, 48)
+ANSWERS = {"red?": RED, "green?": GREEN, "all?": FULL, "what?": NONSENSE}
+SOLID = [Image.new("RGB", (8, 8), colour) for colour in COLOURS[:3]]  # red, green, blue
 
 
 class WrittenPolicy(CropPolicy):
@@ -110,6 +114,16 @@ def scene() -> Image.Image:
     return image
 
 
+def encoded(image: Image.Image) -> str:
+    """A PNG file as base64, as requests hold images."""
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return base64.b64encode(out.getvalue()).decode()
+
+
+ROW = {"image": encoded(scene()), "question": "red?", "candidates": [encoded(i) for i in SOLID]}
+
+
 def colour_batch(golds: Sequence[str] = ("red", "green", "purple")) -> QueryBatch:
     """Queries after red (2nd by the full image), green (1st) and purple, whose pool has none.
 
@@ -156,6 +170,13 @@ def written(folder: Path, **options: Any) -> WrittenPolicy:
     policy = WrittenPolicy(str(folder), lora_rank=4, max_new_tokens=40, **options)
     policy.groups, policy.greedily = {}, {}
     move_adapter(policy)
+    return policy
+
+
+def answering(folder: Path, answers: Mapping[str, str]) -> WrittenPolicy:
+    """A written policy that answers each question alike, however it is asked."""
+    policy = written(folder)
+    policy.greedily = {question: (answer,) * 4 for question, answer in answers.items()}
     return policy
 
 

@@ -1,12 +1,10 @@
 """Places for a re-ranker in other libraries, with the libraries themselves where installed."""
 
-import base64
-import io
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from written_policy import COLOURS, FULL, NONSENSE, RED, colour_reranker, scene, written
+from written_policy import ANSWERS, COLOURS, answering, colour_reranker, encoded, scene
 
 from regionr1 import RegionReranker
 from regionr1.errors import UserError
@@ -16,10 +14,7 @@ NAMES = ("green", "red", "blue")  # as retrieved
 
 @pytest.fixture(scope="module")
 def reranker(tiny_policy: Path) -> RegionReranker:
-    policy = written(tiny_policy)
-    answers = {"red?": RED, "all?": FULL, "what?": NONSENSE}
-    policy.greedily = {question: (answer,) * 4 for question, answer in answers.items()}
-    return RegionReranker(policy, colour_reranker())
+    return RegionReranker(answering(tiny_policy, ANSWERS), colour_reranker())
 
 
 @pytest.fixture
@@ -66,9 +61,7 @@ def test_llama_index(reranker, pictures) -> None:
     from regionr1.serve.llama_index import RegionPostprocessor
 
     def picture(name: str) -> str:
-        out = io.BytesIO()
-        Image.open(pictures[name]).save(out, "PNG")
-        return base64.b64encode(out.getvalue()).decode()
+        return encoded(Image.open(pictures[name]))
 
     nodes = [
         NodeWithScore(node=ImageNode(text="green", image=picture("green")), score=0.9),

@@ -1,7 +1,5 @@
 """A trained policy leaves the platform: folder, card, MLflow model, server."""
 
-import base64
-import io
 import json
 import os
 import re
@@ -18,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from quickstart_run import options, runs
+from written_policy import encoded
 
 from regionr1 import RegionReranker
 from regionr1.cli.main import main
@@ -127,12 +126,6 @@ def test_the_card_of_an_untested_run_says_so() -> None:
     card = model_card(run, settings, {"model": {}, "trainer": {}}, None)
     assert "It was not tested: `regionr1 test --resume abc`" in card
     assert "`shards`" in card and "/home" not in card
-
-
-def encoded(image: Image.Image) -> str:
-    out = io.BytesIO()
-    image.save(out, "PNG")
-    return base64.b64encode(out.getvalue()).decode()
 
 
 @pytest.mark.slow

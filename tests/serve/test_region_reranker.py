@@ -6,32 +6,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from written_policy import (
-    COLOURS,
-    FULL,
-    GREEN,
-    NONSENSE,
-    RED,
-    SQUARE_PX,
-    colour_reranker,
-    scene,
-    written,
-)
+from written_policy import ANSWERS, SOLID, SQUARE_PX, answering, colour_reranker, scene
 
 from regionr1 import RegionReranker
 from regionr1.algorithm.boxes import CropPrior
 from regionr1.errors import UserError
 from regionr1.serve.region_reranker import find_device
 
-SOLID = [Image.new("RGB", (8, 8), COLOURS[i]) for i in range(3)]  # red, green, blue
-ANSWERS = {"red?": RED, "green?": GREEN, "all?": FULL, "what?": NONSENSE}
-
 
 @pytest.fixture(scope="module")
 def reranker(tiny_policy: Path) -> RegionReranker:
-    policy = written(tiny_policy)
-    policy.greedily = {question: (answer,) * 4 for question, answer in ANSWERS.items()}
-    return RegionReranker(policy, colour_reranker(), batch_size=3)
+    return RegionReranker(answering(tiny_policy, ANSWERS), colour_reranker(), batch_size=3)
 
 
 def test_one_query(reranker) -> None:

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 from mlflow_server import free_port
-from test_service import ANSWERS, ROW
-from written_policy import colour_reranker, written
+from written_policy import ANSWERS, ROW, answering, colour_reranker
 
 from regionr1 import RegionReranker
 from regionr1.cli.main import main
@@ -42,9 +41,7 @@ def request_of(*rows: object) -> bytes:
 
 @pytest.fixture(scope="module")
 def service(tiny_policy: Path) -> Service:
-    policy = written(tiny_policy)
-    policy.greedily = {question: (answer,) * 4 for question, answer in ANSWERS.items()}
-    reranker = RegionReranker(policy, colour_reranker(), batch_size=8)
+    reranker = RegionReranker(answering(tiny_policy, ANSWERS), colour_reranker(), batch_size=8)
     return Service(reranker, LIMITS, wait_s=0.05)
 
 

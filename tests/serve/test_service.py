@@ -1,7 +1,6 @@
 """Rows of requests: answered together, refused alone, bounded."""
 
 import base64
-import io
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,15 +9,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from written_policy import (
-    COLOURS,
+    ANSWERS,
     FULL,
-    GREEN,
-    NONSENSE,
-    RED,
+    ROW,
+    SOLID,
     SQUARE_PX,
+    answering,
     colour_reranker,
+    encoded,
     scene,
-    written,
 )
 
 from regionr1 import RegionReranker
@@ -26,29 +25,15 @@ from regionr1.errors import UserError
 from regionr1.serve.limits import Busy, Limits
 from regionr1.serve.service import FIELDS, Images, Service
 
-SOLID = [Image.new("RGB", (8, 8), COLOURS[i]) for i in range(3)]  # red, green, blue
-ANSWERS = {"red?": RED, "green?": GREEN, "all?": FULL, "what?": NONSENSE}
-
-
-def encoded(image: Image.Image) -> str:
-    out = io.BytesIO()
-    image.save(out, "PNG")
-    return base64.b64encode(out.getvalue()).decode()
-
 
 def png(width: int, height: int) -> str:
     """A picture of many pixels in few bytes."""
     return encoded(Image.new("L", (width, height)))
 
 
-ROW = {"image": encoded(scene()), "question": "red?", "candidates": [encoded(i) for i in SOLID]}
-
-
 @pytest.fixture(scope="module")
 def reranker(tiny_policy: Path) -> RegionReranker:
-    policy = written(tiny_policy)
-    policy.greedily = {question: (answer,) * 4 for question, answer in ANSWERS.items()}
-    policy.greedily["all of it <|image_pad|>"] = (FULL,) * 4
+    policy = answering(tiny_policy, {**ANSWERS, "all of it <|image_pad|>": FULL})
     return RegionReranker(policy, colour_reranker(), batch_size=4)
 
 
