@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from regionr1.algorithm.boxes import area, iou
+from regionr1.evaluation.behaviour import WHOLE
 from regionr1.evaluation.bootstrap import Interval
 from regionr1.evaluation.markdown import interval_cell, markdown_table
 from regionr1.evaluation.table import Outcome, by_method
@@ -48,7 +49,7 @@ def crop_quality(outcomes: Iterable[Outcome]) -> list[CropQuality]:
     wanted = {
         key: box
         for key, reference in methods.get("reference", {}).items()
-        if (box := reference.box_unit) is not None and tuple(box) != (0, 0, 1, 1)
+        if (box := reference.box_unit) is not None and tuple(box) != WHOLE
     }
     rows = []
     for method in SHOWN:

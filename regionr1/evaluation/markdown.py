@@ -1,6 +1,7 @@
 """The one writer of tables for people: Markdown whose columns line up in a terminal too."""
 
 from collections.abc import Sequence
+from statistics import mean, stdev
 
 from regionr1.evaluation.bootstrap import Interval
 
@@ -23,6 +24,14 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         for line in lines
     ]
     return "\n".join("| " + " | ".join(line) + " |" for line in [aligned[0], rule, *aligned[1:]])
+
+
+def spread_cell(values: Sequence[float | None]) -> str:
+    """Mean ± standard deviation of the values that are known as text, `-` where none is."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    return f"{mean(known):.3f}" + (f" ± {stdev(known):.3f}" if len(known) > 1 else "")
 
 
 def interval_cell(interval: Interval, form: str = ".3f") -> str:

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from itertools import combinations, cycle
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import TYPE_CHECKING, TypedDict
 
 from regionr1.evaluation.behaviour import Behaviour
 from regionr1.evaluation.bootstrap import Interval
 from regionr1.evaluation.compare import seed_interval
 from regionr1.evaluation.gain import PARTS, SHOWN, WORDS
-from regionr1.evaluation.markdown import interval_cell, markdown_table
+from regionr1.evaluation.markdown import interval_cell, markdown_table, spread_cell
 from regionr1.evaluation.table import METRICS
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def seeds_table(results: Runs) -> str:
     parts += [_behaviour_table(variant, runs) for variant, runs in results.items()]
     rows = []
     for variant, runs in results.items():
-        cells = [_spread([_policy(run, m) for run in runs.values()]) for m in POLICY_METRICS]
+        cells = [spread_cell([_policy(run, m) for run in runs.values()]) for m in POLICY_METRICS]
         rows.append([variant, *cells, f"{mean(run['fit_s'] for run in runs.values()):.0f} s"])
     heads = ["policy, test, mean ± sd", *(METRICS[metric] for metric in POLICY_METRICS), "fit"]
     parts += [markdown_table(heads, rows), _decisions_table(results)]
@@ -150,11 +150,11 @@ def _decisions_table(results: Runs) -> str:
     rows = []
     for variant, runs in results.items():
         found = [run["behaviour"] for run in runs.values()]
-        cells = [_spread([one[name] for one in found]) for name in BEHAVIOUR]  # type: ignore[literal-required]
-        cells += [_spread([one["crop_rates"].get(kind) for one in found]) for kind in WANTED]
+        cells = [spread_cell([one[name] for one in found]) for name in BEHAVIOUR]  # type: ignore[literal-required]
+        cells += [spread_cell([one["crop_rates"].get(kind) for one in found]) for kind in WANTED]
         boxes = [one["above"]["boxes"].value for one in found if "boxes" in one["above"]]
-        rows.append([variant, _spread([_cond(r, "policy") for r in runs.values()]), *cells])
-        rows[-1] += [_spread(boxes), str(len(runs))]
+        rows.append([variant, spread_cell([_cond(r, "policy") for r in runs.values()]), *cells])
+        rows[-1] += [spread_cell(boxes), str(len(runs))]
     heads = ["decisions, test, mean ± sd", "CondR@1", "AUROC", "within a wording"]
     heads += ["regret, R@1", "of better", *(f"crop rate, {kind}" for kind in WANTED)]
     return markdown_table([*heads, "boxes, wants crop", "seeds"], rows)
@@ -189,7 +189,7 @@ def _speed_table(results: Runs) -> str:
     seen = sorted(set.intersection(*(set(c) for of_seeds in curves.values() for c in of_seeds)))
     rows = []
     for variant, runs in results.items():
-        cells = [_spread([curve[at] for curve in curves[variant]]) for at in seen]
+        cells = [spread_cell([curve[at] for curve in curves[variant]]) for at in seen]
         reached = [queries_to_prefer_region(run) for run in runs.values()]
         rows.append([variant, *cells, ", ".join("never" if x is None else str(x) for x in reached)])
     heads = [*(f"after {at}" for at in seen), "queries until P(FULL) < 1/2, by seed"]
@@ -271,11 +271,4 @@ def _cond(run: SeedRun, method: str) -> float | None:
 
 
 def _row(name: str, values: Sequence[float | None]) -> list[str]:
-    return [name, _spread(values), *("-" if x is None else f"{x:.3f}" for x in values)]
-
-
-def _spread(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return "-"
-    return f"{mean(known):.3f}" + (f" ± {stdev(known):.3f}" if len(known) > 1 else "")
+    return [name, spread_cell(values), *("-" if x is None else f"{x:.3f}" for x in values)]

@@ -4,13 +4,13 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean
 
 from regionr1.evaluation.bootstrap import Interval
 from regionr1.evaluation.by_rank import Band, by_full_rank
 from regionr1.evaluation.compare import config_difference, seed_groups
 from regionr1.evaluation.decision_quality import HEADS, DecisionQuality, decision_rows
-from regionr1.evaluation.markdown import interval_cell, markdown_table
+from regionr1.evaluation.markdown import interval_cell, markdown_table, spread_cell
 from regionr1.evaluation.settings import SEEDS
 from regionr1.evaluation.several import (
     Estimate,
@@ -94,31 +94,28 @@ def settings_table(settings: Sequence[Setting], method: str) -> str:
     first, *others = settings
     rows = []
     differences = [setting_difference(other.outcomes, first.outcomes, method) for other in others]
-    p_values = {
-        metric: holm([difference[metric].p_value() for difference in differences])
-        for metric in COMPARED[:1]
-    }
+    shown = COMPARED[0]
+    p_values = holm([difference[shown].p_value() for difference in differences])
     for n, setting in enumerate(settings):
         (row,) = [row for row in setting.rows() if row.method == method]
         cells = [interval_cell(row.metrics[metric]) for metric in COMPARED]
         gap, p = "-", "-"
         if n:
-            gap = interval_cell(differences[n - 1][COMPARED[0]].interval(), "+.3f")
-            corrected = p_values[COMPARED[0]][n - 1]
-            p = (
-                "-"
-                if corrected is None
-                else f"{corrected:.4f}"
-                if corrected >= 1e-4
-                else "< 0.0001"
-            )
+            gap = interval_cell(differences[n - 1][shown].interval(), "+.3f")
+            p = _p_cell(p_values[n - 1])
         counts = (str(len(setting.runs)), str(row.n_pool_positive), str(row.n), str(row.n_skipped))
         rows.append([setting.name, *cells, gap, p, *counts])
     heads = [
         f"row {method}", *(METRICS[metric] for metric in COMPARED),
-        f"CondR@1 minus {first.name}", "p, Holm", "seeds", "N of CondR", "N", "skipped",
+        f"{METRICS[shown]} minus {first.name}", "p, Holm", "seeds", "N of CondR", "N", "skipped",
     ]  # fmt: skip
     return markdown_table(heads, rows)
+
+
+def _p_cell(p: float | None) -> str:
+    if p is None:
+        return "-"
+    return f"{p:.4f}" if p >= 1e-4 else "< 0.0001"
 
 
 def mean_bands(setting: Setting) -> list[Band]:
@@ -153,12 +150,6 @@ def _spread(rows: Sequence[DecisionQuality]) -> list[str]:
     for name in HEADS:
         values = [getattr(row, name) for row in rows]
         plain = [value.value if isinstance(value, Interval) else value for value in values]
-        known = [float(value) for value in plain if value is not None]
-        if not known:
-            cells.append("-")
-        elif all(isinstance(value, int) for value in values):
-            cells.append(f"{mean(known):.0f}")
-        else:
-            tail = f" ± {stdev(known):.3f}" if len(known) > 1 else ""
-            cells.append(f"{mean(known):.3f}{tail}")
+        counts = all(isinstance(value, int) for value in values)
+        cells.append(f"{mean(values):.0f}" if counts else spread_cell(plain))
     return cells

@@ -310,9 +310,11 @@ def _gain(setting: Setting) -> Section | None:
 
 
 def _decision(setting: Setting) -> Section | None:
-    several = len(setting.runs) > 1
-    rows = decision_rows(setting.outcomes[0])
-    table = seeds_decision_table(setting) if several else decision_table(rows) if rows else None
+    if len(setting.runs) > 1:
+        table = seeds_decision_table(setting)
+    else:
+        rows = decision_rows(setting.outcomes[0])
+        table = decision_table(rows) if rows else None
     if table is None:
         return None
     name = setting.runs[0].name
@@ -373,13 +375,12 @@ def _case_sections(run: TestedRun, root: Path | None, n: int) -> list[Section]:
         return []
     from regionr1.data.shards.index import load_index
     from regionr1.data.shards.location import as_location
-    from regionr1.data.shards.stream import read_samples
+    from regionr1.data.shards.stream import samples_of
 
     wanted = {key for keys in chosen.values() for key in keys}
     try:
         folder = as_location(run.config["data"]["shards"])
-        index = load_index(folder, "test")
-        samples = [s for s in read_samples(folder, index) if s.key in wanted]
+        samples = samples_of(folder, load_index(folder, "test"), wanted)
     except (KeyError, UserError) as error:
         note = f"The shards that {run.name} was tested on cannot be read here: {error}"
         print(f"report: no pictures. {note}")

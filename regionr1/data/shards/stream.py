@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import random
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -168,6 +168,21 @@ def read_samples(folder: Location, index: ShardIndex) -> Iterator[ShardSample]:
         UserError: A shard is corrupt or shorter than its index says.
     """
     return ShardStream(folder, index, batch_size=1)._samples(0, 1)
+
+
+def samples_of(folder: Location, index: ShardIndex, keys: Set[str]) -> list[ShardSample]:
+    """The samples of some keys, in shard order; nothing is read beyond the last of them.
+
+    Args:
+        folder: The shard folder.
+        index: The split's index.
+        keys: Whose samples; those that the split lacks are passed over.
+
+    Raises:
+        UserError: A shard is corrupt or shorter than its index says.
+    """
+    wanted = (sample for sample in read_samples(folder, index) if sample.key in keys)
+    return list(islice(wanted, len(keys)))
 
 
 def read_slice(

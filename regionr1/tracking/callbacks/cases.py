@@ -5,7 +5,7 @@ from typing import cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from regionr1.data.shards.datamodule import RerankDataModule
-from regionr1.data.shards.stream import read_samples
+from regionr1.data.shards.stream import samples_of
 from regionr1.evaluation.cases import cases_of, chosen_cases
 from regionr1.evaluation.pictures import case_picture
 from regionr1.tracking.callbacks.reported import ReportedModule
@@ -41,12 +41,7 @@ class CasePictures(Callback):
         wanted = {key for keys in chosen.values() for key in keys}
         if not wanted or not trainer.loggers:
             return
-        samples = []
-        for sample in read_samples(datamodule.folder, datamodule.index("test")):
-            if sample.key in wanted:
-                samples.append(sample)
-            if len(samples) == len(wanted):
-                break
+        samples = samples_of(datamodule.folder, datamodule.index("test"), wanted)
         shown = cases_of(outcomes, samples)
         for title, keys in chosen.items():
             keep_picture(trainer, case_picture([shown[key] for key in keys]), PICTURES[title])
