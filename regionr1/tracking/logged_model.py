@@ -8,7 +8,7 @@ from mlflow.entities import LoggedModelOutput
 
 from regionr1.evaluation.settings import settings
 from regionr1.tracking.logger import TrackingLogger
-from regionr1.tracking.refusals import is_away
+from regionr1.tracking.refusals import done_without
 
 PREFIX = "model.policy"
 
@@ -24,7 +24,7 @@ def log_adapter(logger: TrackingLogger, folder: Path, step: int, config: Mapping
     """
     client, run_id = logger.experiment, str(logger.run_id)
     chosen = {k: str(v)[:500] for k, v in settings(config).items() if k.startswith(PREFIX)}
-    try:
+    with done_without("the adapter is not in its list of models"):
         model = client.create_logged_model(
             str(logger.experiment_id),
             name="adapter",
@@ -35,7 +35,3 @@ def log_adapter(logger: TrackingLogger, folder: Path, step: int, config: Mapping
         client.log_model_artifacts(model.model_id, str(folder))
         client.finalize_logged_model(model.model_id, "READY")
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
-    except Exception as error:  # what a server refuses is raised again
-        if not is_away(error):
-            raise
-        print("the tracking server is away: the adapter is not in its list of models")

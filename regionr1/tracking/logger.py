@@ -180,6 +180,14 @@ MAY_CHANGE = ("trainer.", "data.", "model.scheduler", "seed_everything")
 """Settings that a resumed run may be given anew; the others would make it another experiment."""
 
 
+def started_otherwise(run_id: str | None, name: str, before: str, now: str) -> UserError:
+    """What is told of a setting that a run may not be gone on with."""
+    return UserError(
+        f"run {run_id} was started with other settings than now: {name} was {before} and is {now}; "
+        "drop the override, or start a new run and give it --ckpt_path"
+    )
+
+
 class TrackingLogger(MLFlowLogger):
     """Logs a run to MLflow.
 
@@ -277,11 +285,8 @@ class TrackingLogger(MLFlowLogger):
             before = self.experiment.get_run(self.run_id).data.params
             changed = {k: v for k, v in given.items() if before.get(k, v) != v}
             if other := [name for name in changed if not name.startswith(MAY_CHANGE)]:
-                raise UserError(
-                    f"run {self.run_id} was started with other settings than now: {other[0]} was "
-                    f"{before[other[0]]} and is {given[other[0]]}; drop the override, or start a "
-                    "new run and give it --ckpt_path"
-                )
+                name = other[0]
+                raise started_otherwise(self.run_id, name, before[name], given[name])
             for name, value in changed.items():
                 self.experiment.set_tag(self.run_id, f"resumed.{name}", value)
             given = {k: v for k, v in given.items() if k not in before}

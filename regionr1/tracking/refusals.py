@@ -51,6 +51,21 @@ def is_away(error: Exception) -> bool:
     return isinstance(error, ConnectionError | TimeoutError) or package in ("requests", "urllib3")
 
 
+@contextmanager
+def done_without(lost: str) -> Iterator[None]:
+    """Has a run go on without what the block logs, when the server is away; refusals are raised.
+
+    Args:
+        lost: What the run lacks then, for people.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_away(error):
+            raise
+        print(f"the tracking server is away: {lost}")
+
+
 def comes_from_tracking(error: BaseException) -> bool:
     """Whether an exception was raised by MLflow or below it."""
     return any(
@@ -86,6 +101,14 @@ def refusal(uri: str, error: Exception) -> UserError:
             "`regionr1 fit --resume RUN_ID` goes on"
         )
     return UserError(f"the tracking store {shown} refused: {told[:TOLD]}")
+
+
+def no_run(run: str, uri: str) -> UserError:
+    """What is told of a run that a store does not have."""
+    shown = redacted(uri)
+    return UserError(
+        f"there is no run {run!r} in {shown}; `mlflow ui --backend-store-uri {shown}` shows them"
+    )
 
 
 @contextmanager

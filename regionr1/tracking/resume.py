@@ -15,8 +15,8 @@ import yaml
 from regionr1.errors import HIDDEN, UserError, redacted
 from regionr1.evaluation.settings import flat
 from regionr1.tracking.lock import refuse_trained, trainer_of
-from regionr1.tracking.logger import MAY_CHANGE, prepare_store
-from regionr1.tracking.refusals import refusals
+from regionr1.tracking.logger import MAY_CHANGE, prepare_store, started_otherwise
+from regionr1.tracking.refusals import no_run, refusals
 from regionr1.tracking.run_folder import CHECKPOINT_TAG, Which, choose_checkpoint, folder_of
 
 PARENT_TAG = "mlflow.parentRunId"  # of a trial: its sweep, which the UI nests it below
@@ -102,11 +102,7 @@ class ResumableRun:
         for key in before.keys() & now.keys():
             if key.startswith("model.") and not key.startswith(MAY_CHANGE):
                 if before[key] != now[key]:
-                    raise UserError(
-                        f"run {self.run_id} was started with other settings than now: {key} was "
-                        f"{before[key]!r} and is {now[key]!r}; drop the override, or start a new "
-                        "run and give it --ckpt_path"
-                    )
+                    raise started_otherwise(self.run_id, key, repr(before[key]), repr(now[key]))
 
     def refuse_other_data(self, fingerprint: str) -> None:
         """Refuses to train on with other training data.
@@ -229,8 +225,4 @@ def find_by_id(client: Any, run: str, tracking_uri: str) -> Any:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        shown = redacted(tracking_uri)
-        raise UserError(
-            f"there is no run {run!r} in {shown}; `mlflow ui --backend-store-uri {shown}` shows "
-            "them"
-        ) from error
+        raise no_run(run, tracking_uri) from error

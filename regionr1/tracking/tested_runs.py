@@ -8,11 +8,13 @@ from typing import Any
 
 import yaml
 
-from regionr1.errors import UserError, redacted
+from regionr1.errors import UserError
 from regionr1.evaluation.compare import compare as compared
 from regionr1.evaluation.outcome_file import OUTCOMES, read_outcomes
 from regionr1.evaluation.tested import TestedRun
 from regionr1.tracking.logger import default_tracking_uri, prepare_store
+from regionr1.tracking.refusals import no_run
+from regionr1.tracking.resume import PARENT_TAG
 
 
 def compare(
@@ -70,7 +72,7 @@ def open_tested(client: Any, runs: Sequence[str], uri: str) -> dict[str, TestedR
 
 def _trials(client: Any, run: Any) -> list[Any]:
     """The runs under a sweep's own run, oldest first; the run itself where there are none."""
-    wanted = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
+    wanted = f"tags.`{PARENT_TAG}` = '{run.info.run_id}'"
     return client.search_runs(
         [run.info.experiment_id], wanted, order_by=["attributes.start_time ASC"]
     ) or [run]
@@ -92,10 +94,7 @@ def find_by_name(client: Any, wanted: str, uri: str) -> Any:
     quoted = wanted.replace("'", "")
     runs = client.search_runs(experiments, f"tags.`mlflow.runName` = '{quoted}'")
     if not runs:
-        raise UserError(
-            f"there is no run {wanted!r} in {redacted(uri)}; "
-            f"`mlflow ui --backend-store-uri {redacted(uri)}` shows them"
-        )
+        raise no_run(wanted, uri)
     if len(runs) > 1:
         ids = ", ".join(run.info.run_id for run in runs)
         raise UserError(f"several runs are called {wanted!r}; name one by its id: {ids}")

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from regionr1.errors import UserError
+from regionr1.files import remove_half_written
 from regionr1.tracking.run_files import tracker
 from regionr1.tracking.run_folder import BEST, CHECKPOINT_TAG, LAST, step_of, trained_in
 from regionr1.training.checkpoint import WholeCheckpoints, read_checkpoint
@@ -104,8 +105,7 @@ class LastCheckpoints(KeptCheckpoint):
         Those beyond the step that training goes on from were found damaged, and are set aside.
         """
         folder = Path(str(self.dirpath))
-        for partial in folder.glob(".*.partial-*"):
-            partial.unlink(missing_ok=True)
+        remove_half_written(folder)
         for path in folder.glob("step-*.ckpt"):
             if step_of(path) > step:
                 path.replace(path.with_suffix(".damaged"))

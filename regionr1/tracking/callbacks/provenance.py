@@ -20,7 +20,7 @@ from regionr1.data.shards.datamodule import RerankDataModule
 from regionr1.data.shards.index import ShardIndex
 from regionr1.errors import redacted
 from regionr1.tracking.logger import TrackingLogger
-from regionr1.tracking.refusals import is_away
+from regionr1.tracking.refusals import done_without
 from regionr1.tracking.run_files import keep_text, tracker
 
 ENVIRONMENT = "environment.json"
@@ -79,8 +79,7 @@ def datasets(trainer: Trainer, stage: str) -> list[DatasetInput]:
     datamodule = _datamodule(trainer)
     if datamodule is None:
         return []
-    folder = datamodule.folder
-    place = redacted(str(folder.resolve() if isinstance(folder, Path) else folder))
+    folder, place = datamodule.folder, redacted(_place(datamodule))
     return [
         DatasetInput(
             Dataset(
@@ -100,13 +99,9 @@ def datasets(trainer: Trainer, stage: str) -> list[DatasetInput]:
 
 def log_datasets(logger: TrackingLogger, inputs: list[DatasetInput]) -> None:
     """Logs the data of a run, unless the server is away: their fingerprints are tags too."""
-    try:
-        if inputs:
+    if inputs:
+        with done_without("its column of data sets stays empty for this run"):
             logger.experiment.log_inputs(logger.run_id, inputs)
-    except Exception as error:  # what a server refuses is raised again
-        if not is_away(error):
-            raise
-        print("the tracking server is away: its column of data sets stays empty for this run")
 
 
 def fingerprints(trainer: Trainer, stage: str) -> dict[str, str]:
@@ -115,10 +110,9 @@ def fingerprints(trainer: Trainer, stage: str) -> dict[str, str]:
     if datamodule is None:
         return {}
     indices = datamodule.indices(stage)
-    folder = datamodule.folder
     return {
         **{f"data.{index.split}": data_fingerprint(index) for index in indices},
-        "data.folder": str(folder.resolve() if isinstance(folder, Path) else folder),
+        "data.folder": _place(datamodule),
         "scorer.fingerprint": indices[0].scorer_fingerprint,
     }
 
@@ -126,6 +120,12 @@ def fingerprints(trainer: Trainer, stage: str) -> dict[str, str]:
 def _datamodule(trainer: Trainer) -> RerankDataModule | None:
     found = getattr(trainer, "datamodule", None)
     return found if isinstance(found, RerankDataModule) else None
+
+
+def _place(datamodule: RerankDataModule) -> str:
+    """Where the shards are, on whatever folder the command was given in."""
+    folder = datamodule.folder
+    return str(folder.resolve() if isinstance(folder, Path) else folder)
 
 
 def data_fingerprint(index: ShardIndex) -> str:
