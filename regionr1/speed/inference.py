@@ -84,21 +84,17 @@ def inference(
     known = policy.greedy(batch.images, batch.questions)
     answer, prompt = int(known.mask.sum(-1).max()), known.prompt.mask.shape[1]
 
-    def forget() -> None:
-        assert policy.vision is not None  # the tower is frozen
-        policy.vision.last = {}
-
     def rollout() -> None:
-        forget()
+        _forget_images(policy)
         evaluator.policy(batch)
 
     def lists() -> None:
-        forget()
+        _forget_images(policy)
         library.rerank(batch.images, batch.questions, pools)
 
     def singly() -> None:
         for query in zip(batch.images, batch.questions, pools, strict=True):
-            forget()
+            _forget_images(policy)
             library.rerank(*query)
 
     def generate(images: Sequence[Image.Image], questions: Sequence[str], tokens: int) -> None:
@@ -145,6 +141,12 @@ def inference(
     return processor
 
 
+def _forget_images(policy: CropPolicy) -> None:
+    """Has the tower see the same images again."""
+    assert policy.vision is not None  # the tower is frozen
+    policy.vision.last = {}
+
+
 def _by_batch(
     args: argparse.Namespace, policy: CropPolicy, reranker: RewardReranker, device: torch.device
 ) -> str:
@@ -157,8 +159,7 @@ def _by_batch(
         batch, cost = work.batch.to(device), Cost()
 
         def answer(batch: QueryBatch = batch) -> None:
-            if policy.vision is not None:
-                policy.vision.last = {}
+            _forget_images(policy)
             evaluator.policy(batch, force_region=True)
 
         first = Cost()  # warms up, and tells the memory
