@@ -46,7 +46,10 @@ def exit_code(interrupt: KeyboardInterrupt) -> int:
 HIDDEN = "***"
 """What is shown in the place of a password or token."""
 _SECRETS = (
-    (re.compile(r"(://[^:/@\s]*):[^@/\s]+@"), r"\1:***@"),
+    # A password may hold any character, `/` and `@` among them, and ends before the last `@`. Where
+    # a text begins with an address, its password may hold blanks too; elsewhere a blank ends it.
+    (re.compile(r"\A(\w[\w+.-]*://[^:/\s]*):.+@", re.DOTALL), r"\1:***@"),
+    (re.compile(r"(://[^:/\s]*):\S+@"), r"\1:***@"),
     (
         re.compile(
             r"([?&][\w-]*(?:token|key|secret|password|signature|credential|sig)[\w-]*=)[^&\s'\"]+",
@@ -58,7 +61,11 @@ _SECRETS = (
 
 
 def redacted(text: str) -> str:
-    """A text without the passwords and tokens of the addresses in it."""
+    """Hide the passwords and tokens of the addresses in a text.
+
+    Where it is unclear what belongs to a password, too much is hidden: of
+    `http://host:80/a@b`, which has none, `http://host:***@b` is left.
+    """
     for secret, shown in _SECRETS:
         text = secret.sub(shown, text)
     return text

@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import logging
-import os
 import shutil
 import tempfile
 from dataclasses import asdict
@@ -83,7 +82,6 @@ def _collected(client: Any, run: Any, folder: Path) -> Path:
     """The adapter of a run with its settings and a card, downloaded."""
     from mlflow.exceptions import MlflowException
 
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     folder.mkdir()
     run_id = run.info.run_id
 

@@ -8,7 +8,6 @@ mlruns/<experiment>/<run id>/{artifacts,checkpoints}.
 import hashlib
 import logging
 import os
-import re
 import secrets
 from argparse import Namespace
 from collections.abc import Mapping
@@ -66,6 +65,7 @@ def prepare_store(tracking_uri: str) -> str:
     # A server that is away is tried again soon, from the spool, and must not hold up training.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # files are small
     if "://" not in tracking_uri or tracking_uri.startswith("file:"):
         raise UserError(
             f"tracking_uri {tracking_uri!r} is a file store, which MLflow gave up; "
@@ -246,7 +246,7 @@ class TrackingLogger(MLFlowLogger):
         path = sqlite_file(self._tracking_uri)
         if path is not None and path.is_relative_to(Path.cwd()):
             return f"{SQLITE_PREFIX}{path.relative_to(Path.cwd())}"
-        return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", str(self._tracking_uri))
+        return redacted(self._tracking_uri)
 
     @property
     def save_dir(self) -> str | None:

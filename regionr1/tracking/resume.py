@@ -4,7 +4,6 @@ Lightning alone needs three options that must fit each other (the run id, the ch
 same configuration) and trains from scratch with only a warning when they do not.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,7 +159,6 @@ def find_run(run: str, tracking_uri: str, which: Which = "last") -> ResumableRun
         folder = folder_of(client, found, tracking_uri)
     refuse_trained(folder, run)
     checkpoint, told = choose_checkpoint(folder, run, which)
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for one small file
     mlflow.set_tracking_uri(tracking_uri)  # load_text knows no other way
     try:
         text = load_text(f"{found.info.artifact_uri}/{CONFIG_ARTIFACT}")

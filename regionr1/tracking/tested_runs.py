@@ -1,6 +1,5 @@
 """`regionr1 compare`: runs and their tests from MLflow."""
 
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,7 +103,6 @@ def find_by_name(client: Any, wanted: str, uri: str) -> Any:
 def _read(client: Any, run: Any, name: str) -> TestedRun:
     from mlflow.exceptions import MlflowException
 
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for small files
     run_id = run.info.run_id
     with tempfile.TemporaryDirectory() as folder:
         try:
