@@ -50,3 +50,10 @@ def progress(
         items, desc, total, file=_Lines(), unit=unit, bar_format=LINE if known else ENDLESS,
         **{**options, **quiet, "disable": bool(options.get("disable"))},
     )  # fmt: skip
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -65,3 +65,16 @@ def test_an_upward_import_is_found(tmp_path: Path) -> None:
     assert upward(file, "regionr1.algorithm.losses") == [
         "losses.py:2: regionr1.algorithm.losses imports regionr1.training.rgrpo.RGRPO"
     ]
+
+
+def test_no_test_imports_another() -> None:
+    """What several share stands in a module of its own: a test file can be moved and deleted."""
+    found = [
+        f"{path.name}: {name}"
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in [getattr(node, "module", None), *(alias.name for alias in node.names)]
+        if name and name.split(".")[-1].startswith("test_")
+    ]
+    assert not found

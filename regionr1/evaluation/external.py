@@ -17,6 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from regionr1.algorithm.ranking import first_positive_rank, ndcg
 from regionr1.data.readers.json_object import scan_object
 from regionr1.data.readers.tables import json_lines
 from regionr1.errors import UserError
@@ -76,17 +79,18 @@ def external_outcomes(
 def external_outcome(name: str, ranking: list[str], query: Outcome) -> Outcome:
     """One query of another system's row."""
     gold = set(query.gold_ids)
-    places = [place for place, page in enumerate(ranking, start=1) if page in gold]
-    ideal = sum(1 / math.log2(place + 1) for place in range(1, len(places) + 1))
+    right = torch.tensor([page in gold for page in ranking], dtype=torch.bool)
+    scores, valid = -torch.arange(len(ranking), dtype=torch.float), torch.ones_like(right)
+    found = bool(right.any())
     return Outcome(
         key=query.key,
         cluster=query.cluster,
         method=name,
         ranking=ranking,
         gold_ids=query.gold_ids,
-        pool_has_positive=bool(places),
-        rank=float(places[0]) if places else math.inf,
-        ndcg=sum(1 / math.log2(place + 1) for place in places) / ideal if places else 0.0,
+        pool_has_positive=found,
+        rank=float(first_positive_rank(scores, right, valid)) if found else math.inf,
+        ndcg=float(ndcg(scores, right, valid)) if found else 0.0,
         decision="FULL",
         groups=query.groups,
         data_id=query.data_id,

@@ -19,6 +19,7 @@ from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from regionr1.errors import UserError
+from regionr1.progress import duration
 from regionr1.sweep.parent import ParentRun
 from regionr1.sweep.plan import SweepPlan
 from regionr1.sweep.space import overrides, suggest
@@ -237,7 +238,7 @@ class Worker:
             raise
         seconds = time.monotonic() - begin
         result = ", ".join(f"{n} {v:.4f}" for n, v in zip(self.plan.metrics, found, strict=True))
-        self.say(f"trial {trial.number} done in {seconds:.0f} s: {result}")
+        self.say(f"trial {trial.number} done in {duration(seconds)}: {result}")
         return found if len(found) > 1 else found[0]
 
     def _bury(self, trial: Trial) -> None:
@@ -260,13 +261,6 @@ def best_trials(study: Study) -> list[FrozenTrial]:
     if len(study.directions) == 1:
         return [study.best_trial]  # the first of several that are equal
     return sorted(study.best_trials, key=lambda trial: trial.number)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def best_lines(study: Study, metrics: Sequence[str]) -> list[str]:

@@ -1,10 +1,9 @@
 """Answers: any string is exactly one of FULL, REGION, INVALID."""
 
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from one_outcome import check_is_exactly_one_outcome
 
 from regionr1.algorithm.answers import (
     FULL_ANSWER,
@@ -42,15 +41,6 @@ PIECES = st.sampled_from(
 
 def region(*box):
     return Action(Decision.REGION, tuple(float(value) for value in box))
-
-
-def check_is_exactly_one_outcome(action):
-    assert (action.box_seen is not None) == (action.decision is Decision.REGION)
-    assert bool(action.reason) == (action.decision is Decision.INVALID)
-    if action.box_seen is not None:
-        x1, y1, x2, y2 = action.box_seen
-        assert all(math.isfinite(value) for value in action.box_seen)
-        assert x1 < x2 and y1 < y2
 
 
 @given(st.text())

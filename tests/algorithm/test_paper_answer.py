@@ -5,7 +5,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_answers import check_is_exactly_one_outcome
+from one_outcome import check_is_exactly_one_outcome
 
 from regionr1.algorithm.answers import Action, Decision
 from regionr1.algorithm.paper_answer import CLOSE, OPEN, PAPER, TOOL

@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 
 import pytest
+from colour_samples import sample
 from PIL import Image
-from test_crop_grid import sample
 
 from regionr1.errors import UserError
 from regionr1.evaluation.cases import cases_of, chosen_cases

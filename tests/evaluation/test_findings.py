@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from test_decision_quality import FOUR
+from decided_queries import FOUR
 
 from regionr1.evaluation.decision_quality import Threshold, threshold_outcomes
 from regionr1.evaluation.findings import Findings

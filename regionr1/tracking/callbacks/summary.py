@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from regionr1.progress import duration
 from regionr1.tracking.channel import TRIAL_VARIABLE
 from regionr1.tracking.description import describe
 from regionr1.tracking.run_files import other_folder, tracker
@@ -54,9 +55,7 @@ class Summary(Callback):
         logger = tracker(trainer)
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        seconds = time.monotonic() - self.begin
-        took = f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
-        best = self.best()
+        best, took = self.best(), duration(time.monotonic() - self.begin)
         steps = f"{trainer.global_step} steps, this time in {took}"
         if logger is None:
             print(f"\ntraining: {steps}\n  best validation  {best}")
