@@ -7,6 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
 
+from regionr1.errors import redacted
 from regionr1.evaluation.settings import settings
 from regionr1.tracking.description import describe, made_of
 from regionr1.tracking.resume import CONFIG_ARTIFACT
@@ -36,11 +37,15 @@ class ConfigArtifact(SaveConfigCallback):
             resumed = of_logger.get("init_args", {}).pop("run_id", None)
         verb = TrainerFn(stage).value
         logger = tracker(trainer)
+        shown = {
+            name: redacted(value) if isinstance(value, str) else value
+            for name, value in settings(config).items()
+        }
         if verb == "fit" or logger is None or not logger.continues:
             for each in trainer.loggers:
-                each.log_hyperparams(settings(config))
+                each.log_hyperparams(shown)
         if logger is not None and not logger.continues:
-            describe(logger, "", made_of(settings(config)))
+            describe(logger, "", made_of(shown))
         if verb == "fit" and logger is not None and logger.continues:
             logger.experiment.update_run(logger.run_id, status="RUNNING")
         text = yaml.safe_dump(config, sort_keys=False)
