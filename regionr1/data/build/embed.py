@@ -1,12 +1,13 @@
-"""Embedding the knowledge base and the queries of a source into stores."""
+"""Embedding the knowledge base and the query images of a source into stores."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from regionr1.data.build.query_store import QUERY_FORMAT, UNREADABLE, question_line
 from regionr1.data.build.stages import ScorerOptions, StoreDtype
 from regionr1.data.build.store import FORMAT
 from regionr1.data.build.store_writer import (
@@ -22,13 +24,16 @@ from regionr1.data.build.store_writer import (
     Part,
     Share,
     finish,
+    join_digests,
     open_for_writing,
+    planned_items,
     write_parts,
 )
 from regionr1.data.chunks import chunks
 from regionr1.data.images import open_image
 from regionr1.data.readers.base import Source
-from regionr1.data.records import Entity, Query, SkipReport
+from regionr1.data.records import Entity, SkipReport
+from regionr1.data.seen import Seen
 from regionr1.errors import MachineError, UserError
 from regionr1.files import file_identity, refused
 from regionr1.progress import progress
@@ -49,7 +54,7 @@ def kb_folder(work: Path) -> Path:
 
 
 def query_folder(work: Path, split: str) -> Path:
-    """The store of a split's queries."""
+    """The store of a split's query images."""
     return work / f"queries-{split}"
 
 
@@ -73,7 +78,7 @@ def kb_items(
         for path in entity.image_paths:
             name = path.relative_to(source.root).as_posix()
             if wanted(entity.id, name):
-                yield Item(entity.id, name, path, entity.text)
+                yield Item(entity.id, name, path, entity.text, f"KB entry {entity.id!r}")
 
 
 def embed_kb(
@@ -117,25 +122,19 @@ def embed_kb(
             chunk,
             lambda images, kept: scorer.embed_candidates(images, [item.text for item in kept]),
             options.batch_size,
-            lambda item: f"KB entry {item.owner!r}",
             "unreadable KB image",
         )
 
-    with _progress("embed knowledge base", lambda: _count(kb_items(source, wanted=wanted))) as bar:
-        try:
-            with names.open("w", encoding="utf-8") as file:
+    count = kb_items(source, wanted=wanted)
+    with _progress("embed knowledge base", lambda: _count(count)) as bar, _listed(names) as listed:
 
-                def seen(entity: Entity) -> None:
-                    file.write(json.dumps(entity.id) + "\n")
-                    if entity.n_unresolved:
-                        left_out.add(NO_FILE, entity.id, entity.n_unresolved)
+        def seen(entity: Entity) -> None:
+            listed(json.dumps(entity.id) + "\n")
+            if entity.n_unresolved:
+                left_out.add(NO_FILE, entity.id, entity.n_unresolved)
 
-                items = kb_items(source, seen, wanted, left_out)
-                n_parts = write_parts(
-                    folder, items, embed, options.part_size, dtype, share, bar.update
-                )
-        except OSError as error:
-            raise refused(folder, error, "cannot be written") from error
+        items = kb_items(source, seen, wanted, left_out)
+        n_parts = write_parts(folder, items, embed, options.part_size, dtype, share, bar.update)
 
     def complete() -> None:
         def entities() -> Iterator[str]:
@@ -157,8 +156,9 @@ def query_identity(
     part_size: int,
     dtype: StoreDtype = "float32",
 ) -> dict[str, Any]:
-    """What the store of a split's queries is made from."""
+    """What the store of a split's query images is made from."""
     return _identity(source, scorer, part_size, dtype) | {
+        "format": QUERY_FORMAT,
         "files": [file_identity(path) for path in source.files(split)],
         "split": split,
         "skip_missing": skip_missing,
@@ -167,13 +167,28 @@ def query_identity(
 
 
 def query_items(
-    source: Source, split: str, left_out: SkipReport, skip_missing: bool
+    source: Source,
+    split: str,
+    left_out: SkipReport,
+    skip_missing: bool,
+    asked: Callable[[str], object] = lambda line: None,
 ) -> Iterator[Item]:
-    """Every query of a split that has an image file."""
+    """Every image file of a split once, as first named; ``asked`` is told every question's line."""
+    images = Seen()
     for query in source.present(split, left_out, skip_missing):
-        record = {**asdict(query), "image": query.image_path.relative_to(source.root).as_posix()}
-        del record["image_path"], record["key"]
-        yield Item(query.key, json.dumps(record, ensure_ascii=False), query.image_path)
+        image = query.image_path.relative_to(source.root).as_posix()
+        asked(question_line(query, image))
+        if not images.add(image):
+            yield Item(image, "", query.image_path, where=query.key)
+
+
+def planned_queries(source: Source, split: str, skip_missing: bool, part_size: int) -> str:
+    """Digest of the images and questions that a split's store would have."""
+    asked = hashlib.sha256()
+    items = query_items(
+        source, split, SkipReport(), skip_missing, lambda line: asked.update(line.encode())
+    )
+    return join_digests([planned_items(items, part_size), asked.hexdigest()])
 
 
 def embed_queries(
@@ -186,14 +201,14 @@ def embed_queries(
     dtype: StoreDtype = "float32",
     share: Share = ALONE,
 ) -> Callable[[], None]:
-    """Embed the full image of every query of a split.
+    """Embed every query image of a split once, however many questions there are about it.
 
     Args:
         source: Reader of the published files.
         scorer: The frozen dual encoder.
         work: The work folder.
         split: ``train``, ``val`` or ``test``.
-        skip_missing: Count queries whose image is missing or unreadable instead of raising.
+        skip_missing: Count questions whose image is missing or unreadable instead of raising.
         options: How.
         dtype: Of the vectors on disk.
         share: What this process does of it.
@@ -208,6 +223,7 @@ def embed_queries(
     identity = query_identity(source, scorer, split, skip_missing, options.part_size, dtype)
     open_for_writing(folder, identity, query_items(source, split, SkipReport(), skip_missing))
     (folder / "complete.json").unlink(missing_ok=True)
+    questions = folder / f"questions-{share.rank}.jsonl"
     left_out = SkipReport()
 
     def embed(chunk: list[Item]) -> Part:
@@ -215,33 +231,25 @@ def embed_queries(
             chunk,
             lambda images, kept: scorer.embed_images(images),
             options.batch_size,
-            lambda item: item.owner,
-            "unreadable query image" if skip_missing else None,
+            UNREADABLE if skip_missing else None,
         )
 
-    label = f"embed {split} queries"
     count = query_items(source, split, SkipReport(), skip_missing)
-    with _progress(label, lambda: _count(count)) as bar:
-        items = query_items(source, split, left_out, skip_missing)
+    with (
+        _progress(f"embed {split} queries", lambda: _count(count)) as bar,
+        _listed(questions) as asked,
+    ):
+        items = query_items(source, split, left_out, skip_missing, asked)
         n_parts = write_parts(folder, items, embed, options.part_size, dtype, share, bar.update)
     if n_parts == 0:
         raise UserError(f"{source.root}: split {split!r} has no usable question.")
-    return lambda: finish(folder, n_parts, left_out=left_out)
 
+    def complete() -> None:
+        finish(folder, n_parts, left_out=left_out, questions=questions)
+        for path in folder.glob("questions-*.jsonl"):
+            path.unlink()
 
-def query_of(key: str, data: str, root: Path) -> Query:
-    """The query that a row of a query store stands for."""
-    record = json.loads(data)
-    image = record.pop("image")
-    box = record.pop("reference_box_px")
-    gold = tuple(record.pop("gold_ids"))
-    return Query(
-        key=key,
-        image_path=root / image,
-        gold_ids=gold,
-        reference_box_px=None if box is None else (box[0], box[1], box[2], box[3]),
-        **record,
-    )
+    return complete
 
 
 def as_finite_array(vectors: torch.Tensor, names: Sequence[str]) -> np.ndarray:
@@ -270,7 +278,6 @@ def _embed_part(
     items: list[Item],
     embed: Callable[[list[Image.Image], list[Item]], torch.Tensor],
     batch_size: int,
-    where: Callable[[Item], str],
     tolerated: str | None,
 ) -> Part:
     """Decode and embed the items of a part; unreadable ones count as ``tolerated`` or raise."""
@@ -280,7 +287,7 @@ def _embed_part(
 
     def decode(item: Item) -> Image.Image | UserError:
         try:
-            return open_image(item.path, where(item))
+            return open_image(item.path, item.where)
         except MachineError:  # says nothing about the image
             raise
         except UserError as error:
@@ -299,10 +306,20 @@ def _embed_part(
             if good:
                 done = [item for item, _ in good]
                 vectors = embed([image for _, image in good], done)
-                rows.append(as_finite_array(vectors, [f"{where(i)} ({i.path})" for i in done]))
+                rows.append(as_finite_array(vectors, [f"{i.where} ({i.path})" for i in done]))
                 kept += done
     joined = np.concatenate(rows) if rows else np.empty((0, 0), dtype=np.float32)
     return Part(kept, joined, skipped)
+
+
+@contextmanager
+def _listed(path: Path) -> Iterator[Callable[[str], object]]:
+    """A file of what is read beside the items, which the block is given to write to."""
+    try:
+        with path.open("w", encoding="utf-8") as file:
+            yield file.write
+    except OSError as error:
+        raise refused(path, error, "cannot be written") from error
 
 
 def _count(items: Iterator[Item]) -> int:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from regionr1.data.build.embed import DECODE_THREADS, query_of
+from regionr1.data.build.embed import DECODE_THREADS
 from regionr1.data.build.pools import Pools
 from regionr1.data.build.pools_imported import NO_RESULT
+from regionr1.data.build.query_store import QueryStore
 from regionr1.data.build.store import EmbeddingStore
 from regionr1.data.chunks import chunks
 from regionr1.data.images import (
@@ -38,7 +39,7 @@ class SplitWork:
 
     Attributes:
         name: ``train``, ``val`` or ``test``.
-        queries: Its query store.
+        queries: Its query images, and the questions about them.
         pools: Candidates of each query.
         skipped: Pairs left out, by reason.
         misses: Pools without a positive, by reason.
@@ -49,7 +50,7 @@ class SplitWork:
     """
 
     name: str
-    queries: EmbeddingStore
+    queries: QueryStore
     pools: Pools
     skipped: SkipReport = field(default_factory=SkipReport)
     misses: SkipReport = field(default_factory=SkipReport)
@@ -61,7 +62,7 @@ class SplitWork:
     @property
     def n_read(self) -> int:
         """Pairs in the published files."""
-        return len(self.queries) + self.queries.left_out.total
+        return self.queries.n_questions + self.queries.left_out.total
 
 
 def labelled_samples(split: SplitWork, kb: EmbeddingStore, root: Path) -> Iterator[dict[str, Any]]:
@@ -80,28 +81,29 @@ def labelled_samples(split: SplitWork, kb: EmbeddingStore, root: Path) -> Iterat
     split.skipped.include(split.queries.left_out)
     order: Sequence[int] = range(len(split.queries))
     if split.name == "train":
-        # Rows of one entity lie together; spread them so that a small shuffle buffer suffices.
+        # Images of one entity lie together; spread them so that a small shuffle buffer suffices.
         order = list(order)
         random.Random(0).shuffle(order)
     exact = split.pools.about.get("index") == "Flat"
     with (
         ThreadPoolExecutor(DECODE_THREADS) as threads,
-        progress(total=len(order), desc=f"write {split.name}", unit="query") as bar,
+        progress(total=len(order), desc=f"write {split.name}", unit="img") as bar,
     ):
         for rows in chunks(order, CHUNK):
-            queries = [query_of(*split.queries.row(row), root) for row in rows]
+            asked = [split.queries.questions(row, root) for row in rows]
             full = split.queries.vectors(rows)
-            opened = threads.map(_open_query, queries)
-            for n, (query, (data, image)) in enumerate(zip(queries, opened, strict=True)):
-                pool = [int(row) for row in split.pools.rows[rows[n]] if row >= 0]
+            opened = threads.map(_open_query, [queries[0] for queries in asked])
+            for n, (queries, (data, image)) in enumerate(zip(asked, opened, strict=True)):
                 if extreme(*image.size):
                     width, height = image.size
-                    split.skipped.add(EXTREME, f"{query.key} ({width}x{height})")
+                    split.skipped.add(EXTREME, f"{queries[0].key} ({width}x{height})", len(queries))
                     continue
-                sample = _sample(query, image, kb, pool, full[n], exact)
-                sample.image_name = query.image_path.relative_to(root).as_posix()
-                if _count(split, sample, query, kb):
-                    yield pack_sample(sample, *stored_image(data, image))
+                for number, query in enumerate(queries, split.queries.starts[rows[n]]):
+                    pool = [int(row) for row in split.pools.rows[number] if row >= 0]
+                    sample = _sample(query, image, kb, pool, full[n], exact)
+                    sample.image_name = query.image_path.relative_to(root).as_posix()
+                    if _count(split, sample, query, kb):
+                        yield pack_sample(sample, *stored_image(data, image))
             bar.update(len(rows))
 
 

@@ -14,18 +14,18 @@ from regionr1.data.build.embed import (
     kb_folder,
     kb_identity,
     kb_items,
+    planned_queries,
     query_folder,
     query_identity,
-    query_items,
 )
 from regionr1.data.build.embed_run import run_embedding
 from regionr1.data.build.pools import build_index, search_pools
 from regionr1.data.build.pools_imported import check_import, pools_from_faiss, pools_from_results
+from regionr1.data.build.query_store import QueryStore
 from regionr1.data.build.stages import EMBED_MEND, PoolOptions, Prepare
 from regionr1.data.build.store import EmbeddingStore, store_digest
 from regionr1.data.build.store_writer import planned_items
 from regionr1.data.build.write import built_from, is_current, pool_request, shards_from_work
-from regionr1.data.records import SkipReport
 from regionr1.data.shards.index import ShardIndex, index_path, verify_index
 from regionr1.errors import UserError, at_least_one
 from regionr1.files import alone, remove_half_written
@@ -77,7 +77,7 @@ def make_pools(
     if options.results is None and options.faiss is None:
         build_index(kb, work, index_kind)
     for split in splits:
-        queries = EmbeddingStore(query_folder(work, split), EMBED_MEND)
+        queries = QueryStore(query_folder(work, split), EMBED_MEND)
         if options.results is not None:
             pools_from_results(kb, queries, work, split, options.k, options.results)
         elif options.faiss is not None:
@@ -102,8 +102,8 @@ def _stale(options: Prepare, splits: Sequence[str]) -> tuple[str, ...]:
         identity = query_identity(
             source, scorer, split, options.skip_missing, options.part_size, options.dtype
         )
-        items = query_items(source, split, SkipReport(), options.skip_missing)
-        queries = store_digest(identity, planned_items(items, options.part_size))
+        items = planned_queries(source, split, options.skip_missing, options.part_size)
+        queries = store_digest(identity, items)
         made_from = built_from(kb, queries, request, options.samples_per_shard)
         return is_current(options.out, split, made_from, options.overwrite)
 

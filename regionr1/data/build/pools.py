@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import faiss
 import numpy as np
 
+from regionr1.data.build.query_store import QueryStore
 from regionr1.data.build.store import EmbeddingStore
 from regionr1.data.chunks import chunks
 from regionr1.data.npy import map_npy
@@ -122,7 +123,7 @@ def open_index_kind(work: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Pools:
-    """Candidate rows of every query of a split.
+    """Candidate rows of every query of a split, by its number in the query store.
 
     Attributes:
         rows: (N, K) int64 rows of the knowledge base, best first; -1 where a pool is shorter.
@@ -145,10 +146,10 @@ def pool_paths(work: Path, split: str) -> tuple[Path, Path]:
     return work / f"pool-{split}.npy", work / f"pool-{split}.json"
 
 
-def search_pools(
-    kb: EmbeddingStore, queries: EmbeddingStore, work: Path, split: str, k: int
-) -> Pools:
+def search_pools(kb: EmbeddingStore, queries: QueryStore, work: Path, split: str, k: int) -> Pools:
     """Retrieve the K images nearest to every full query image, or keep pools of the same.
+
+    An image is searched for once, and its pool is that of all questions about it.
 
     Args:
         kb: The knowledge base.
@@ -180,9 +181,10 @@ def search_pools(
     def found() -> Iterator[np.ndarray]:
         for rows in chunks(range(len(queries)), BATCH):
             full = queries.vectors(rows)
-            yield index.search(np.ascontiguousarray(full), k)[1]
+            nearest = index.search(np.ascontiguousarray(full), k)[1]
+            yield np.repeat(nearest, np.diff(queries.starts)[rows], axis=0)
 
-    return write_pools(work, split, found(), len(queries), k, header)
+    return write_pools(work, split, found(), queries.n_questions, k, header)
 
 
 def search_request(k: int, index_kind: str) -> dict[str, Any]:
@@ -190,7 +192,7 @@ def search_request(k: int, index_kind: str) -> dict[str, Any]:
     return {"from": "search", "k": k, "index": index_kind}
 
 
-def refuse_other_scorer(kb: EmbeddingStore, queries: EmbeddingStore, split: str) -> None:
+def refuse_other_scorer(kb: EmbeddingStore, queries: QueryStore, split: str) -> None:
     """Refuse queries and knowledge base of two scorers or sources."""
     for name in ("scorer", "source"):
         ours, theirs = queries.identity[name], kb.identity[name]

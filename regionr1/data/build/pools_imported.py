@@ -16,6 +16,7 @@ import faiss
 import numpy as np
 
 from regionr1.data.build.pools import NO_ROW, Pools, read_faiss, refuse_other_scorer, write_pools
+from regionr1.data.build.query_store import QueryStore
 from regionr1.data.build.safe_pickle import load_int_list
 from regionr1.data.build.stages import PoolOptions
 from regionr1.data.build.store import EmbeddingStore
@@ -35,7 +36,7 @@ SEARCHED_ROWS = 20
 
 def pools_from_results(
     kb: EmbeddingStore,
-    queries: EmbeddingStore,
+    queries: QueryStore,
     work: Path,
     split: str,
     k: int,
@@ -59,35 +60,34 @@ def pools_from_results(
     """
     refuse_other_scorer(kb, queries, split)
 
-    def data_id_of(row: int) -> str:
-        return json.loads(queries.row(row)[1])["data_id"]
-
     table = retrieved_pages(results)
     skipped = SkipReport()
     header = _header(kb, queries, k, import_request("results", k, results))
 
     def found() -> Iterator[np.ndarray]:
         for row in range(len(queries)):
-            data_id = data_id_of(row)
-            stored = table.get(data_id) if data_id else None
-            if stored is None:
-                skipped.add(NO_RESULT, data_id)
-                yield np.full((1, k), NO_ROW)
-                continue
-            pages = pages_of(json.loads(stored), f"{results}: {data_id!r}")[:k]
-            yield _nearest_images(kb, queries.vectors([row])[0], pages, k, skipped)
-        if skipped.counts[NO_RESULT] == len(queries):
+            full = queries.vectors([row])[0]
+            for data_id in (query.data_id for query in queries.questions(row)):
+                stored = table.get(data_id) if data_id else None
+                if stored is None:
+                    skipped.add(NO_RESULT, data_id)
+                    yield np.full((1, k), NO_ROW)
+                    continue
+                pages = pages_of(json.loads(stored), f"{results}: {data_id!r}")[:k]
+                yield _nearest_images(kb, full, pages, k, skipped)
+        if skipped.counts[NO_RESULT] == queries.n_questions:
+            first = queries.questions(0)[0].data_id
             raise UserError(
-                f"{results}: holds no result for any of the {len(queries)} {split} queries (the "
-                f"first would be {data_id_of(0)!r}); name the file of this split."
+                f"{results}: holds no result for any of the {queries.n_questions} {split} queries "
+                f"(the first would be {first!r}); name the file of this split."
             )
         header.update(skipped=skipped.as_dict(), examples=skipped.first)
 
-    return write_pools(work, split, found(), len(queries), k, header)
+    return write_pools(work, split, found(), queries.n_questions, k, header)
 
 
 def pools_from_faiss(
-    kb: EmbeddingStore, queries: EmbeddingStore, work: Path, split: str, k: int, source: Path
+    kb: EmbeddingStore, queries: QueryStore, work: Path, split: str, k: int, source: Path
 ) -> Pools:
     """Search an index that EchoSight or OMGM built, and keep the pages it finds.
 
@@ -124,10 +124,11 @@ def pools_from_faiss(
             full = queries.vectors([row])
             rows = index.search(full, searched)[1][0]
             pages = list(dict.fromkeys(kb.entity_at(int(ids[r])) for r in rows if r >= 0))
-            yield _nearest_images(kb, full[0], pages[:k], k, skipped)
+            for _ in range(queries.starts[row], queries.starts[row + 1]):
+                yield _nearest_images(kb, full[0], pages[:k], k, skipped)
         header.update(skipped=skipped.as_dict(), examples=skipped.first)
 
-    return write_pools(work, split, found(), len(queries), k, header)
+    return write_pools(work, split, found(), queries.n_questions, k, header)
 
 
 def check_import(options: PoolOptions) -> None:
@@ -153,7 +154,7 @@ def import_request(kind: str, k: int, path: Path) -> dict[str, Any]:
 
 
 def _header(
-    kb: EmbeddingStore, queries: EmbeddingStore, k: int, request: dict[str, Any]
+    kb: EmbeddingStore, queries: QueryStore, k: int, request: dict[str, Any]
 ) -> dict[str, Any]:
     return {"request": request, "k": k, "kb": kb.digest, "queries": queries.digest}
 

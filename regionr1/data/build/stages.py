@@ -145,12 +145,14 @@ class Embed(EmbedOptions):
         """Embed, and say what was left out."""
         from regionr1.data.build.embed import kb_folder, query_folder
         from regionr1.data.build.embed_run import run_embedding
+        from regionr1.data.build.query_store import QueryStore
         from regionr1.data.build.store import EmbeddingStore
 
         with alone(self.work, "embeds into it"):
             run_embedding(self, self.work)
-        for folder in (*(query_folder(self.work, s) for s in self.splits), kb_folder(self.work)):
-            print("\n".join(EmbeddingStore(folder, EMBED_MEND).summary()))
+        stores = [QueryStore(query_folder(self.work, s), EMBED_MEND) for s in self.splits]
+        for store in (*stores, EmbeddingStore(kb_folder(self.work), EMBED_MEND)):
+            print("\n".join(store.summary()))
         print(f"embedded into {self.work}; next: regionr1 data index --work {self.work}")
 
 

@@ -25,7 +25,7 @@ from regionr1.errors import MachineError, UserError
 from regionr1.files import read_json
 
 FORMAT = "regionr1-embeddings 1"
-_KEPT = ("rows", "owners", "entities")
+_KEPT = ("rows", "owners", "entities", "questions")
 _OPEN_PARTS = 64
 """Parts that are open at a time: a knowledge base has more than a process may open files."""
 
@@ -64,11 +64,16 @@ class EmbeddingStore:
         UserError: Missing, incomplete or damaged.
     """
 
+    format = FORMAT
+
     def __init__(self, folder: Path, mend: str) -> None:
         self.folder = folder
         self.identity = read_json(folder / "identity.json", mend)
-        if self.identity.get("format") != FORMAT:
-            raise UserError(f"{folder}: not of format {FORMAT!r}; remove it and {mend}.")
+        if self.identity.get("format") != self.format:
+            raise UserError(
+                f"{folder}: not of format {self.format!r}; remove this folder only and {mend}, "
+                "which keeps the embeddings beside it."
+            )
         complete = read_json(folder / "complete.json", f"incomplete: {mend}")
         self.counts: dict[str, int] = complete["counts"]
         left_out = {name: n for name, n in self.counts.items() if name not in _KEPT}
@@ -83,7 +88,8 @@ class EmbeddingStore:
 
     def summary(self) -> list[str]:
         """What the store holds and what was left out of it, as lines for people."""
-        lines = [f"{len(self):,} images", *self.left_out.lines()]
+        asked = f" of {self.counts['questions']:,} questions" if "questions" in self.counts else ""
+        lines = [f"{len(self):,} images{asked}", *self.left_out.lines()]
         return [f"{self.folder.name}: {line}" for line in lines]
 
     @property

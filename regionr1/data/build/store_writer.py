@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from regionr1.data.build.query_store import UNREADABLE, write_questions
 from regionr1.data.build.stages import StoreDtype
 from regionr1.data.build.store import part_path
 from regionr1.data.chunks import chunks
@@ -26,16 +27,18 @@ class Item:
     """Something to embed.
 
     Attributes:
-        owner: Whose it is: the entity or the query.
+        owner: Whose it is: the entity, or the query image itself.
         data: Text kept with the row.
         path: Its image.
         text: Its text, for scorers that read one.
+        where: What an error about it names; decides nothing.
     """
 
     owner: str
     data: str
     path: Path
     text: str = ""
+    where: str = ""
 
 
 @dataclass(slots=True)
@@ -98,7 +101,7 @@ def open_for_writing(folder: Path, identity: dict[str, Any], items: Iterable[Ite
         if any(folder.glob("part-*")) and not mended:
             raise UserError(
                 f"{folder}: holds embeddings made with another {' and another '.join(differing)}; "
-                "name another work folder, or remove this one."
+                "name another work folder, or remove this one: those beside it are kept."
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -171,7 +174,11 @@ def _write_part(folder: Path, number: int, part: Part, digest: str, dtype: Store
 
 
 def finish(
-    folder: Path, n_parts: int, entities: Iterable[str] = (), left_out: SkipReport | None = None
+    folder: Path,
+    n_parts: int,
+    entities: Iterable[str] = (),
+    left_out: SkipReport | None = None,
+    questions: Path | None = None,
 ) -> None:
     """Join the parts of a store whose every part is written.
 
@@ -180,6 +187,8 @@ def finish(
         n_parts: How many parts it has.
         entities: For a knowledge base, its entities in file order.
         left_out: What was left out beside what the parts left out.
+        questions: For query images, the file of the questions about them, in file order. What is
+            left out is then counted in questions.
 
     Raises:
         UserError: A part is missing, an entity occurs twice, or the disk is full.
@@ -192,10 +201,10 @@ def finish(
     for path in folder.glob("part-*.json"):
         if int(path.stem.removeprefix("part-")) >= n_parts:
             path.unlink()
-    total = SkipReport()
-    total.include(left_out or SkipReport())
+    skipped, total = SkipReport(), SkipReport()
     for summary in summaries:
-        total.include(SkipReport.of(summary["skipped"], summary.get("examples", {})))
+        skipped.include(SkipReport.of(summary["skipped"], summary.get("examples", {})))
+    total.include(left_out or SkipReport())
     dim = next(
         (
             map_npy(part_path(folder, n, "npy"), "embed again").shape[1]
@@ -204,9 +213,21 @@ def finish(
         ),
         0,
     )
-    n_owners = _write_rows(folder, n_parts, entities)
-    numbers = {"rows": starts[-1], **n_owners, **total.counts}
     items = join_digests(summary["items"] for summary in summaries)
+    with whole_file(folder / "rows.sqlite", sqlite3.OperationalError) as partial:
+        db = sqlite3.connect(partial)
+        numbers = {"rows": starts[-1], **_write_rows(db, folder, n_parts, entities)}
+        if questions is None:
+            total.include(skipped)
+        else:
+            with questions.open(encoding="utf-8") as file:
+                numbers["questions"], lost, asked = write_questions(db, file)
+            items = join_digests([items, asked])
+            if lost:
+                total.add(UNREADABLE, skipped.first.get(UNREADABLE, ""), lost)
+        db.commit()
+        db.close()
+    numbers |= total.counts
     record = {"counts": numbers, "starts": starts[:-1], "dim": int(dim), "items": items}
     write_json(folder / "complete.json", record | {"examples": total.first})
 
@@ -217,7 +238,7 @@ def planned_items(items: Iterable[Item], part_size: int) -> str:
 
 
 def join_digests(digests: Iterable[str]) -> str:
-    """One digest of those of all parts."""
+    """One digest of several."""
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
@@ -241,26 +262,24 @@ def _is_written(folder: Path, part: int, digest: str) -> bool:
     return read_json(path, "embed again").get("items") == digest
 
 
-def _write_rows(folder: Path, n_parts: int, entities: Iterable[str]) -> dict[str, int]:
-    with whole_file(folder / "rows.sqlite", sqlite3.OperationalError) as partial:
-        db = sqlite3.connect(partial)
-        db.execute("PRAGMA journal_mode = OFF")  # a half-built table is thrown away anyway
-        db.execute("CREATE TABLE rows (row INTEGER PRIMARY KEY, owner TEXT, data TEXT)")
-        db.execute("CREATE TABLE entities (position INTEGER PRIMARY KEY, id TEXT UNIQUE)")
-        for position, entity in enumerate(entities):
-            try:
-                db.execute("INSERT INTO entities VALUES (?, ?)", (position, entity))
-            except sqlite3.IntegrityError:
-                raise UserError(
-                    f"{entity!r} occurs twice in the knowledge base, the second time as entry "
-                    f"{position}; keep one."
-                ) from None
-        db.executemany("INSERT INTO rows VALUES (?, ?, ?)", _numbered_rows(folder, n_parts))
-        db.execute("CREATE INDEX owners ON rows (owner)")
-        n_entities = db.execute("SELECT count(*) FROM entities").fetchone()[0]
-        n_owners = db.execute("SELECT count(DISTINCT owner) FROM rows").fetchone()[0]
-        db.commit()
-        db.close()
+def _write_rows(
+    db: sqlite3.Connection, folder: Path, n_parts: int, entities: Iterable[str]
+) -> dict[str, int]:
+    db.execute("PRAGMA journal_mode = OFF")  # a half-built table is thrown away anyway
+    db.execute("CREATE TABLE rows (row INTEGER PRIMARY KEY, owner TEXT, data TEXT)")
+    db.execute("CREATE TABLE entities (position INTEGER PRIMARY KEY, id TEXT UNIQUE)")
+    for position, entity in enumerate(entities):
+        try:
+            db.execute("INSERT INTO entities VALUES (?, ?)", (position, entity))
+        except sqlite3.IntegrityError:
+            raise UserError(
+                f"{entity!r} occurs twice in the knowledge base, the second time as entry "
+                f"{position}; keep one."
+            ) from None
+    db.executemany("INSERT INTO rows VALUES (?, ?, ?)", _numbered_rows(folder, n_parts))
+    db.execute("CREATE INDEX owners ON rows (owner)")
+    n_entities = db.execute("SELECT count(*) FROM entities").fetchone()[0]
+    n_owners = db.execute("SELECT count(DISTINCT owner) FROM rows").fetchone()[0]
     return {"entities": n_entities, "owners": n_owners}
 
 

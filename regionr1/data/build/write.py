@@ -13,6 +13,7 @@ from regionr1.data.build.embed import NO_IMAGE, kb_folder, query_folder
 from regionr1.data.build.label import SplitWork, labelled_samples
 from regionr1.data.build.pools import open_pools, pool_paths, search_request
 from regionr1.data.build.pools_imported import import_request, index_file
+from regionr1.data.build.query_store import QueryStore
 from regionr1.data.build.stages import EMBED_MEND, PoolOptions, ShardOptions
 from regionr1.data.build.store import EmbeddingStore
 from regionr1.data.records import SkipReport
@@ -62,7 +63,7 @@ def shards_from_work(
     kb = EmbeddingStore(kb_folder(work), EMBED_MEND)
     stale: list[tuple[SplitWork, str]] = []
     for name in splits:
-        queries = EmbeddingStore(query_folder(work, name), EMBED_MEND)
+        queries = QueryStore(query_folder(work, name), EMBED_MEND)
         pools = open_pools(work, name)
         if (pools.about["kb"], pools.about["queries"]) != (kb.digest, queries.digest):
             raise UserError(

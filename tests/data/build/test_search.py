@@ -14,6 +14,7 @@ from regionr1.data.build.embed import embed_kb, embed_queries
 from regionr1.data.build.pipeline import make_pools
 from regionr1.data.build.pools import build_index, open_index, open_pools
 from regionr1.data.build.pools_imported import pages_of, retrieved_pages
+from regionr1.data.build.query_store import QueryStore
 from regionr1.data.build.safe_pickle import load_int_list
 from regionr1.data.build.stages import PoolOptions, ScorerOptions, ShardOptions
 from regionr1.data.build.store import EmbeddingStore
@@ -46,8 +47,8 @@ class Work:
         return EmbeddingStore(self.folder / "kb", "embed")
 
     @property
-    def queries(self) -> EmbeddingStore:
-        return EmbeddingStore(self.folder / "queries-test", "embed")
+    def queries(self) -> QueryStore:
+        return QueryStore(self.folder / "queries-test", "embed")
 
     def pool(self, index="auto", **options):
         make_pools(self.folder, ["test"], PoolOptions(splits=("test",), **options), index)

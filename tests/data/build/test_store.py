@@ -14,8 +14,8 @@ from regionr1.data.build.embed import (
     as_finite_array,
     embed_kb,
     embed_queries,
-    query_of,
 )
+from regionr1.data.build.query_store import QueryStore
 from regionr1.data.build.stages import ScorerOptions
 from regionr1.data.build.store import EmbeddingStore
 from regionr1.data.build.store_writer import Share
@@ -75,8 +75,8 @@ def test_knowledge_base_is_counted(files) -> None:
 def test_queries_come_back_as_they_were_read(files) -> None:
     source, work = EvqaSource(files.root), files.root.parent / "work"
     embed_queries(source, ColourScorer(), work, "train", False, SMALL)()
-    rows = store(work / "queries-train")
-    found = [query_of(*rows.row(n), files.root) for n in range(len(rows))]
+    rows = QueryStore(work / "queries-train", "embed again")
+    found = [query for row in range(len(rows)) for query in rows.questions(row, files.root)]
     assert found == source.queries("train", SkipReport())
 
 

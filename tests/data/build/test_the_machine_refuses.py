@@ -16,6 +16,7 @@ from evqa_files import ColourScorer, EvqaFiles, make_evqa, prepare_shards
 from regionr1.data.build import store as store_module
 from regionr1.data.build.add_scorer import _open_staging
 from regionr1.data.build.embed import embed_kb, embed_queries
+from regionr1.data.build.query_store import QueryStore
 from regionr1.data.build.stages import ScorerOptions
 from regionr1.data.build.store import EmbeddingStore
 from regionr1.data.build.write import is_current
@@ -69,7 +70,7 @@ def test_a_store_of_more_parts_than_files_may_be_open(files, monkeypatch) -> Non
     work = files.root.parent / "work"
     with open_files_limited_to(20):
         embed_queries(EvqaSource(files.root), ColourScorer(), work, "test", False, options)()
-        store = EmbeddingStore(work / "queries-test", "embed again")
+        store = QueryStore(work / "queries-test", "embed again")
         assert len(store) == len(store._starts) == 81
         rows = np.random.default_rng(0).permutation(len(store))
         found = store.vectors(rows)
