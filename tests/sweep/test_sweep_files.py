@@ -59,17 +59,18 @@ def test_a_shipped_sweep_fits_the_command_line(path: Path, monkeypatch) -> None:
         assert set(suggest(plan.space, study.ask())) <= {p.name for p in plan.space}
 
 
-def test_the_enqueued_setting_is_the_papers(monkeypatch) -> None:
+def test_the_first_setting_is_the_papers(monkeypatch) -> None:
     """What conf/paper.yaml and the defaults say, wherever a sweep searches it."""
     monkeypatch.chdir(ROOT)
     paper = yaml.safe_load((ROOT / "conf" / "paper.yaml").read_text())["model"]
-    (point,) = read_plan(Path("sweeps/group_kl_prior.yaml")).enqueue
+    point, *_ = read_plan(Path("sweeps/group_kl_prior.yaml")).enqueue
     assert point["model.group_size"] == paper["group_size"]
     assert point["model.kl_weight"] == paper["kl_weight"]
+    assert point["model.decision"] == paper["decision"]
     (point,) = read_plan(Path("sweeps/reward_weights.yaml")).enqueue
     for part in ("mrr", "ndcg", "rank", "margin"):
         assert point[f"model.reward.{part}"] == paper["reward"][part]
-    (point,) = read_plan(Path("sweeps/lora_lr.yaml")).enqueue
+    point, *_ = read_plan(Path("sweeps/lora_lr.yaml")).enqueue
     assert point["model.policy.lora_rank"] == paper["policy"]["init_args"]["lora_rank"]
     assert point["model.optimizer.lr"] == paper["optimizer"]["init_args"]["lr"]
     (point,) = read_plan(Path("sweeps/decision.yaml")).enqueue
