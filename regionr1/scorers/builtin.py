@@ -165,7 +165,6 @@ class BuiltinScorer(Scorer):
 
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
         """f: unit vectors (N, D) float32 of the views, by the head for views."""
-        """f: unit vectors (N, D) float32 of the views, by the head for views."""
         return self._embed(images, self.network.view_head)
 
     def embed_candidates(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
@@ -203,7 +202,6 @@ class PixelScorer(Scorer):
         return f"pixels-letterbox-{self.SIDE}"
 
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """f: unit vectors (N, D) float32 of the pixels, without their mean brightness."""
         """f: unit vectors (N, D) float32 of the pixels, without their mean brightness."""
         rows = [letterbox(image, self.SIDE).flatten().float() for image in images]
         vectors = torch.stack(rows) if rows else torch.empty(0, self.dim)
