@@ -49,7 +49,7 @@ def margin_scatter(outcomes: Sequence[Outcome], method: str = "policy") -> Image
             label = f"{decision}, {len(found)} queries"
             before, after = zip(*found, strict=True)
             axes.scatter(before, after, s=12, color=colour, alpha=0.6, label=label)
-    axes.set(xlabel="margin by the full image", ylabel=f"margin by the view of `{method}`")
+    axes.set(xlabel="margin by the full image", ylabel=f"margin by the view of the row {method}")
     axes.legend(fontsize=9, loc="lower right")
     return _picture(figure)
 

@@ -127,8 +127,9 @@ def _headroom(path: Path) -> Section:
         "best_of_grid is the best of the grid's crops by the query's own labels, luck_of_grid the "
         "same of another query's image, fixed_crop the best single crop for all queries."
     )
+    notes = [note] if any(row.method == "best_of_grid" for row in rows) else []
     shown = ("cond_recall_at_1", "recall_at_1", "mrr")
-    return Section("Headroom before training", [note], [format_table(rows, shown, shown)])
+    return Section("Headroom before training", notes, [format_table(rows, shown, shown)])
 
 
 def _speed(path: Path) -> Section:
@@ -179,7 +180,7 @@ def _retrieval(run: TestedRun, work: Path) -> Section:
     )
     kept = [o for o in run.outcomes if o.method in ("full", "policy")]
     rows = metrics_table([*kept, *found], n_total=len(policy))
-    note = "The rows `searched` rebuild the pool by their view; the others order the full image's."
+    note = "Rows called searched rebuild the pool by their view; the others order the full image's."
     return Section(f"Cropping at retrieval (table 8), {run.name}", [note],
                    [format_table(rows, shown, ("recall_at_1", "recall_at_20"))])  # fmt: skip
 
