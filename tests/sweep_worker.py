@@ -70,7 +70,7 @@ class MadeUpTraining:
                 time.sleep(0.05)
             if size in self.fails:
                 raise TrialFailed("out of memory: made up")
-            if channel.report(step, {"val/score": size * step / 4}):
+            if channel.report(step, {"val/score": size * step / 4}, True):
                 return
         with Path("done.txt").open("a") as file:
             file.write(f"{job.tags['sweep.trial']}\n")

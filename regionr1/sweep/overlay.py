@@ -43,8 +43,8 @@ def overlay(plan: SweepPlan, study: Study, number: int | None = None) -> str:
     lines = [
         f"# Trial {trial.number} of the study {plan.study} ({plan.path.name}): "
         f"{reached or trial.state.name.lower()}.",
-        f"# Its run in MLflow: {trial.user_attrs.get(RUN_ATTR)}; `regionr1 test` takes its",
-        "# best checkpoint. Stack this file last:",
+        f"# Measured at the best checkpoint of its run {trial.user_attrs.get(RUN_ATTR)},",
+        "# the one that `regionr1 test` takes. Stack this file last:",
         f"#   regionr1 fit {configs} -c THIS_FILE",
     ]
     return "\n".join(lines) + "\n" + yaml.safe_dump(tree, sort_keys=False)

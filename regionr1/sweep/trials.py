@@ -111,7 +111,7 @@ class FreshProcess:
             if "run_id" in message:
                 channel.started(message["run_id"])
             else:
-                prune = channel.report(message["step"], message["values"])
+                prune = channel.report(message["step"], message["values"], message["kept"])
                 ours.send_bytes(json.dumps(prune).encode())
 
 

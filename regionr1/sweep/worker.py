@@ -236,9 +236,10 @@ class Worker:
         except optuna.TrialPruned:
             self.say(f"trial {trial.number} pruned at step {channel.step}")
             raise
-        seconds = time.monotonic() - begin
+        took = duration(time.monotonic() - begin)
         result = ", ".join(f"{n} {v:.4f}" for n, v in zip(self.plan.metrics, found, strict=True))
-        self.say(f"trial {trial.number} done in {duration(seconds)}: {result}")
+        at = f"at step {channel.kept_step}"
+        self.say(f"trial {trial.number} done in {took}: {result} {at}")
         return found if len(found) > 1 else found[0]
 
     def _bury(self, trial: Trial) -> None:
@@ -291,6 +292,7 @@ class StudyChannel:
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
         self.values: dict[str, float] = {}
+        self.kept_step = 0
         self.step = 0
         self.run_id: str | None = None
         self.pruned = False
@@ -301,9 +303,10 @@ class StudyChannel:
         self.run_id = run_id
         self.trial.set_user_attr(RUN_ATTR, run_id)
 
-    def report(self, step: int, values: Mapping[str, float]) -> bool:
+    def report(self, step: int, values: Mapping[str, float], kept: bool) -> bool:
         """Reports the objective and asks the pruner."""
-        self.values = dict(values)
+        if kept:
+            self.values, self.kept_step = dict(values), step
         if step <= self.step:  # a second validation at the same step
             return False
         self.step = step
@@ -316,7 +319,7 @@ class StudyChannel:
         return self.pruned
 
     def result(self, metrics: Sequence[str]) -> list[float]:
-        """The metrics of the last validation.
+        """The metrics of the best checkpoint, which `test` and `export` take.
 
         Raises:
             TrialFailed: If one of them was not logged or is not a number.

@@ -17,8 +17,14 @@ class TrialChannel(Protocol):
     def started(self, run_id: str | None) -> None:
         """Say that the run has begun."""
 
-    def report(self, step: int, values: Mapping[str, float]) -> bool:
-        """Tells the metrics at an optimizer step; returns whether the run should stop."""
+    def report(self, step: int, values: Mapping[str, float], kept: bool) -> bool:
+        """Tells the metrics at an optimizer step; returns whether the run should stop.
+
+        Args:
+            step: The optimizer step.
+            values: The metrics.
+            kept: Whether the checkpoint of this step is the run's best so far.
+        """
 
 
 class PipeChannel:
@@ -40,9 +46,9 @@ class PipeChannel:
         """Say that the run has begun."""
         self._send({"run_id": run_id})
 
-    def report(self, step: int, values: Mapping[str, float]) -> bool:
+    def report(self, step: int, values: Mapping[str, float], kept: bool) -> bool:
         """Sends the metrics and waits for the verdict."""
-        self._send({"step": step, "values": dict(values)})
+        self._send({"step": step, "values": dict(values), "kept": kept})
         with self.answered:
             self.answered.wait_for(lambda: self.answers)
             return self.answers.pop()

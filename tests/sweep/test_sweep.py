@@ -227,12 +227,12 @@ def test_several_objectives_show_the_pareto_front(workspace: Path, capsys) -> No
     class Two(MadeUpTraining):
         def __call__(self, job, channel) -> None:
             both = functools.partial(self.both, channel.report)
-            channel.report = lambda step, values: both(step, values)
+            channel.report = lambda step, values, kept: both(step, values, kept)
             super().__call__(job, channel)
 
         @staticmethod
-        def both(report, step, values) -> bool:
-            return report(step, {**values, "time/s": values["val/score"] ** 2})
+        def both(report, step, values, kept) -> bool:
+            return report(step, {**values, "time/s": values["val/score"] ** 2}, kept)
 
     text = SWEEP.replace("space:", "  - {metric: time/s, direction: minimize}\nspace:", 1)
     sweep(Two(), 5, text=text)

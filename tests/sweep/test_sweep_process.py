@@ -22,7 +22,7 @@ channel = PipeChannel(spec["connection"])
 how = sys.argv[1]
 channel.started("run-of-" + spec["tags"]["sweep.trial"])
 for step in (10, 20, 30):
-    if channel.report(step, {spec["metrics"][0]: step / 10}):
+    if channel.report(step, {spec["metrics"][0]: step / 10}, step < 30):
         print("told to stop at", step, flush=True)
         sys.exit(0)
 if how == "oom":
@@ -48,8 +48,8 @@ class Channel:
     def started(self, run_id) -> None:
         self.run_id = run_id
 
-    def report(self, step, values) -> bool:
-        self.reports.append((step, values))
+    def report(self, step, values, kept) -> bool:
+        self.reports.append((step, values, kept))
         return step == self.stop_at
 
 
@@ -73,13 +73,21 @@ def test_reports_arrive_in_order(start) -> None:
     channel = Channel()
     start("well", channel)
     assert channel.run_id == "run-of-4"
-    assert channel.reports == [(step, {"val/x": step / 10}) for step in (10, 20, 30)]
+    assert channel.reports == [(step, {"val/x": step / 10}, step < 30) for step in (10, 20, 30)]
+
+
+def test_a_trial_counts_by_its_best_checkpoint(start) -> None:
+    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.NopPruner())
+    channel = StudyChannel(study.ask())
+    start("well", channel)  # whose last validation is no better by what the checkpoint is kept by
+    assert channel.result(["val/x"]) == [2.0] and channel.kept_step == 20
+    assert study.trials[-1].intermediate_values == {10: 1.0, 20: 2.0, 30: 3.0}
 
 
 def test_a_verdict_reaches_the_run(start) -> None:
     channel = Channel(stop_at=20)
     assert "told to stop at 20" in start("well", channel)
-    assert [step for step, _ in channel.reports] == [10, 20]
+    assert [step for step, *_ in channel.reports] == [10, 20]
 
 
 @pytest.mark.parametrize(

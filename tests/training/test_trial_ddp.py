@@ -21,7 +21,8 @@ class StopsAtTwo:
     def started(self, run_id) -> None:
         (self.folder / "started").open("x").close()  # a second rank would fail here
 
-    def report(self, step, values) -> bool:
+    def report(self, step, values, kept) -> bool:
+        assert kept
         (self.folder / f"asked{step}").open("x").close()
         return step == 2
 

@@ -219,6 +219,10 @@ class BestCheckpoint(KeptCheckpoint):
         if (told.get("monitor"), told.get("mode")) == (self.monitor, self.mode):
             self._keep({str(path): told["score"]})
 
+    def will_save(self, trainer: Trainer) -> bool:
+        """Whether the validation that just ended is the best so far; every rank must ask."""
+        return self.check_monitor_top_k(trainer, trainer.callback_metrics.get(str(self.monitor)))
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves if this is the best so far.
 

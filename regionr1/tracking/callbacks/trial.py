@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from regionr1.tracking.callbacks.checkpoints import BestCheckpoint
 from regionr1.tracking.channel import TRIAL_VARIABLE, PipeChannel, TrialChannel
 from regionr1.tracking.run_files import tracker
 
@@ -58,10 +59,13 @@ class TrialCallback(Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         stop = False
+        # Lightning asks checkpoints last, so what is best by now is not saved yet.
+        best = [each for each in trainer.checkpoint_callbacks if isinstance(each, BestCheckpoint)]
+        kept = all([each.will_save(trainer) for each in best])
         if self.channel is not None and trainer.is_global_zero:
             logged = trainer.callback_metrics
             values = {name: float(logged[name]) for name in self.metrics if name in logged}
-            stop = self.channel.report(trainer.global_step, values)
+            stop = self.channel.report(trainer.global_step, values, kept)
         if trainer.strategy.broadcast(stop):
             self.pruned = trainer.should_stop = True
 
