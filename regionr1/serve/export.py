@@ -47,6 +47,7 @@ def export(
         limits: What one request to the MLflow model may ask for.
         checkpoint: The best by `best.monitor`, or the last.
     """
+    print(f"export: looks up run {run}", flush=True)
     uri = prepare_store(tracking_uri or default_tracking_uri())
     if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} is not an empty folder; choose another --out")
@@ -56,6 +57,7 @@ def export(
     found = find_by_name(client, run, uri)
     with tempfile.TemporaryDirectory() as folder:
         policy = Path(folder) / "policy"
+        print("export: fetches adapter, settings and test table", flush=True)
         collected = _collected(client, found, Path(folder) / "downloaded")
         home = folder_of(client, found, uri)
         print(f"weights: {put_weights(collected, home, found.info.run_id, checkpoint)}")
@@ -66,6 +68,7 @@ def export(
             except OSError as error:
                 raise UserError(f"{out}: cannot be written ({error.strerror})") from error
             print(f"policy: {out}")
+        print("export: opens the policy once, to try an example, and logs the model", flush=True)
         model = _log_model(uri, found.info.run_id, policy, register, limits)
     name = (
         "" if register is None else f", registered as {register} {model.registered_model_version}"
