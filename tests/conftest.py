@@ -1,22 +1,15 @@
 """Shared fixtures."""
 
 import csv
-import functools
 import json
 import shutil
 from pathlib import Path
 
-import docstring_parser
 import pytest
 import shape_contracts
 from made import Made
 
 from regionr1.memory import keep_freed_memory
-
-# Most of the time in which a command line is built goes into docstrings, the same ones every time:
-# 1.9 s of a core for `regionr1 fit`, 0.4 s with what was read before.
-docstring_parser.parse = functools.cache(docstring_parser.parse)
-docstring_parser.parse_from_object = functools.cache(docstring_parser.parse_from_object)
 
 shape_contracts.install()
 keep_freed_memory()  # as in every command, whichever test runs one first
@@ -39,7 +32,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Made:
 @pytest.fixture(scope="session")
 def migrated_db(made: Made) -> Path:
     """An MLflow database with its schema in place: migrating one takes seconds, copying it none."""
-    from regionr1.tracking.logger import prepare_store
+    from regionr1.tracking.store import prepare_store
 
     return made.once("mlflow.db", lambda path: prepare_store(f"sqlite:///{path}"))
 

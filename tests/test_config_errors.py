@@ -7,7 +7,7 @@ import pytest
 from regionr1.cli.main import main
 from regionr1.config_errors import check_config_files, refuse_endless
 from regionr1.errors import UserError
-from regionr1.tracking.logger import artifact_location
+from regionr1.tracking.store import artifact_location
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from jsonargparse import set_parsing_settings
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -40,11 +39,11 @@ from regionr1.tracking.callbacks.summary import Summary
 from regionr1.tracking.callbacks.system_metrics import SystemMetrics
 from regionr1.tracking.callbacks.throughput import Throughput
 from regionr1.tracking.callbacks.trial import trial_from_environment
-from regionr1.tracking.logger import default_tracking_uri
 from regionr1.tracking.refusals import chain, comes_from_tracking, refusal
 from regionr1.tracking.resume import ResumableRun, find_run, measures_otherwise
 from regionr1.tracking.run_files import tracker
 from regionr1.tracking.run_folder import Which
+from regionr1.tracking.store import default_tracking_uri
 from regionr1.training.checkpoint import read_checkpoint, refuse_other_architecture
 
 LOGGER = {"class_path": "regionr1.tracking.logger.TrackingLogger", "init_args": {}}
@@ -387,4 +386,3 @@ def quiet_lightning() -> None:
     warnings.filterwarnings(
         "ignore", module="lightning.pytorch.cli"
     )  # its use of jsonargparse's old names
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)

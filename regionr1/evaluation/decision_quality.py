@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from regionr1.evaluation.bootstrap import (
     FloatArray,
@@ -159,6 +158,8 @@ def decision_quality(name: str, cases: Sequence[Case], resamples: int = 1000) ->
         cases: Its queries, at least one.
         resamples: Bootstrap draws of the intervals, clustered by entity; 0 for none.
     """
+    from sklearn.metrics import average_precision_score
+
     p, full, crop, chosen, cropped = (
         np.array([getattr(case, field) for case in cases], dtype=float)
         for field in ("p_region", "full", "crop", "chosen", "cropped")
@@ -323,6 +324,8 @@ def auroc(target: NDArray[np.bool_], p: FloatArray) -> float:
         target: (N,) what is to be told apart.
         p: (N,) what tells it.
     """
+    from sklearn.metrics import roc_auc_score
+
     return float(roc_auc_score(target, p)) if 0 < target.sum() < target.size else math.nan
 
 

@@ -1,21 +1,23 @@
-"""LoRA on the policy: made, loaded and saved."""
+"""LoRA on the policy: made, loaded and saved.
+
+PEFT is imported where a policy gets its adapter: it brings bitsandbytes along where that is
+installed, for which nobody should wait who only reads options.
+"""
+
+from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from peft import (
-    LoraConfig,
-    PeftConfig,
-    PeftModel,
-    get_peft_model,
-    get_peft_model_state_dict,
-    set_peft_model_state_dict,
-)
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from regionr1.errors import UserError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 LANGUAGE_MODEL_LINEARS = (
     r".*(language|text)_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
@@ -36,6 +38,8 @@ def add_lora(
     Raises:
         UserError: `targets` matches nothing, or a number is out of bounds.
     """
+    from peft import LoraConfig, get_peft_model
+
     if rank < 1:
         raise UserError(f"lora_rank must be at least 1, not {rank}")
     if not 0 <= dropout < 1:
@@ -62,6 +66,8 @@ def load_lora(base: Qwen2_5_VLForConditionalGeneration, folder: str) -> PeftMode
     Raises:
         UserError: The folder holds no safetensors adapter that fits this policy.
     """
+    from peft import LoraConfig, PeftConfig, get_peft_model, set_peft_model_state_dict
+
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (Path(folder) / name).is_file():
             raise UserError(f"{folder}: no {name}; give a folder that save_adapter wrote")
@@ -139,5 +145,7 @@ def _todays_name(name: str, modules: set[str]) -> str:
 
 def adapter_state(model: PeftModel) -> dict[str, Tensor]:
     """The adapter's weights under PEFT's names."""
+    from peft import get_peft_model_state_dict
+
     # "auto" would ask the hub whether the vocabulary was resized
     return get_peft_model_state_dict(model, save_embedding_layers=False)

@@ -17,9 +17,9 @@ from regionr1.policy.adapter_folder import SETTINGS, write_settings
 from regionr1.serve.checkpoint_weights import put_weights
 from regionr1.serve.limits import Limits
 from regionr1.serve.model_card import model_card
-from regionr1.tracking.logger import default_tracking_uri, prepare_store
 from regionr1.tracking.resume import CONFIG_ARTIFACT
 from regionr1.tracking.run_folder import folder_of
+from regionr1.tracking.store import default_tracking_uri, prepare_store
 from regionr1.tracking.tested_runs import find_by_name
 
 CARD = "README.md"

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from regionr1.sweep.plan import SweepPlan
-from regionr1.tracking.callbacks.trial import STATE_TAG
+from regionr1.tracking.channel import STATE_TAG
 from regionr1.tracking.description import NOTE_TAG
-from regionr1.tracking.logger import (
+from regionr1.tracking.metric_names import REST
+from regionr1.tracking.store import (
+    PARENT_TAG,
     create_experiment,
     default_tracking_uri,
-    open_client,
     prepare_store,
 )
-from regionr1.tracking.metric_names import REST
-from regionr1.tracking.resume import PARENT_TAG
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -55,6 +54,8 @@ class ParentRun:
         uri = prepare_store(settings.get("tracking_uri") or default_tracking_uri())
         from mlflow.entities import Param
         from mlflow.exceptions import MlflowException
+
+        from regionr1.tracking.spool import open_client
 
         client = open_client(uri)
         run_id = study.user_attrs.get(PARENT_ATTR)

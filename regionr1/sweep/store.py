@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from regionr1.errors import UserError
 from regionr1.sweep.plan import SweepPlan
-from regionr1.tracking.logger import SQLITE_PREFIX, sqlite_file
+from regionr1.tracking.store import SQLITE_PREFIX, sqlite_file
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 TRIAL_VARIABLE = "REGIONR1_TRIAL"  # how a process learns that it runs a trial
+STATE_TAG = "sweep.state"  # of a trial's run: how it ended
 
 
 class TrialChannel(Protocol):

@@ -1,10 +1,13 @@
 """The description of a run, which MLflow shows in its table and on top of the run's page."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from regionr1.tracking.logger import TrackingLogger
+if TYPE_CHECKING:
+    from regionr1.tracking.logger import TrackingLogger
 
 NOTE_TAG = "mlflow.note.content"
 TOLD = (

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import LoggedModelOutput
-
 from regionr1.evaluation.settings import settings
 from regionr1.tracking.logger import TrackingLogger
 from regionr1.tracking.refusals import done_without
@@ -22,6 +20,8 @@ def log_adapter(logger: TrackingLogger, folder: Path, step: int, config: Mapping
         step: Optimizer steps it was trained for.
         config: The run's resolved config; the policy's settings become the model's.
     """
+    from mlflow.entities import LoggedModelOutput
+
     client, run_id = logger.experiment, str(logger.run_id)
     chosen = {k: str(v)[:500] for k, v in settings(config).items() if k.startswith(PREFIX)}
     with done_without("the adapter is not in its list of models"):

@@ -35,7 +35,7 @@ from regionr1.evaluation.variants import (
     settings_table,
 )
 from regionr1.files import write_text
-from regionr1.tracking.logger import default_tracking_uri, prepare_store
+from regionr1.tracking.store import default_tracking_uri, prepare_store
 from regionr1.tracking.tested_runs import open_tested
 
 RANKING = ("recall_at_1", "recall_at_5", "recall_at_10", "recall_at_20", "mrr", "ndcg")

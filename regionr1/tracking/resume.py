@@ -14,11 +14,11 @@ import yaml
 from regionr1.errors import HIDDEN, UserError, redacted
 from regionr1.evaluation.settings import flat
 from regionr1.tracking.lock import refuse_trained, trainer_of
-from regionr1.tracking.logger import MAY_CHANGE, prepare_store, started_otherwise
+from regionr1.tracking.logger import MAY_CHANGE, started_otherwise
 from regionr1.tracking.refusals import no_run, refusals
 from regionr1.tracking.run_folder import CHECKPOINT_TAG, Which, choose_checkpoint, folder_of
+from regionr1.tracking.store import PARENT_TAG, prepare_store
 
-PARENT_TAG = "mlflow.parentRunId"  # of a trial: its sweep, which the UI nests it below
 CONFIG_ARTIFACT = "config.yaml"  # of a run: its resolved config
 SHARED_KEYS = (
     "seed_everything",

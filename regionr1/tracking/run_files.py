@@ -30,6 +30,15 @@ def other_folder(trainer: Trainer) -> Path | None:
     return Path(*(str(part) for part in parts if part is not None))
 
 
+def trained_in(trainer: Trainer) -> Path:
+    """The folder of the run that a trainer trains; on rank 0."""
+    folder = Path(trainer.default_root_dir)
+    logger = tracker(trainer)
+    if trainer.is_global_zero and logger is not None:
+        return Path(logger.save_dir or folder) / logger.name / str(logger.run_id)
+    return other_folder(trainer) or folder
+
+
 def keep_text(trainer: Trainer, text: str, name: str) -> None:
     """Keeps a text under a file name, without the passwords of the addresses in it."""
     logger, folder, text = tracker(trainer), other_folder(trainer), redacted(text)

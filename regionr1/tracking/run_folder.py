@@ -5,25 +5,13 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import Trainer
-
 from regionr1.errors import UserError
-from regionr1.tracking.logger import sqlite_file
-from regionr1.tracking.run_files import other_folder, tracker
+from regionr1.tracking.store import sqlite_file
 from regionr1.training.checkpoint import read_checkpoint
 
 CHECKPOINT_TAG = "regionr1.checkpoint"  # of a run: where its last checkpoint lies
 LAST, BEST = "step-{step:06d}", "best.ckpt"
 Which = Literal["best", "last"]
-
-
-def trained_in(trainer: Trainer) -> Path:
-    """The folder of the run that a trainer trains; on rank 0."""
-    folder = Path(trainer.default_root_dir)
-    logger = tracker(trainer)
-    if trainer.is_global_zero and logger is not None:
-        return Path(logger.save_dir or folder) / logger.name / str(logger.run_id)
-    return other_folder(trainer) or folder
 
 
 def folder_of(client: Any, run: Any, uri: str) -> Path:

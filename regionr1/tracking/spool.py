@@ -20,6 +20,7 @@ from mlflow.tracking import MlflowClient
 from regionr1.errors import HIDDEN, UserError, redacted, sentence
 from regionr1.files import read_json, write_json, write_text
 from regionr1.tracking.refusals import is_away, refusal
+from regionr1.tracking.store import sqlite_file
 
 RETRY_S = (5.0, 15.0, 30.0, 60.0)  # between attempts while the server is away
 RECORDS, FILES, SENT, STORE = "records.jsonl", "files", "sent", "store.json"
@@ -271,6 +272,12 @@ class SpoolingClient(MlflowClient):
         wait = RETRY_S[min(self.failures, len(RETRY_S) - 1)]
         self.failures += 1
         self.next_try = time.monotonic() + wait
+
+
+def open_client(tracking_uri: str) -> SpoolingClient:
+    """Make a client whose spool lies beside a sqlite file, else in mlruns/."""
+    path = sqlite_file(tracking_uri)
+    return SpoolingClient(tracking_uri, (Path("mlruns") if path is None else path.parent) / "spool")
 
 
 def upload(folder: Path, tracking_uri: str | None = None) -> None:

@@ -11,9 +11,8 @@ from regionr1.errors import UserError
 from regionr1.evaluation.compare import compare as compared
 from regionr1.evaluation.outcome_file import OUTCOMES, read_outcomes
 from regionr1.evaluation.tested import TestedRun
-from regionr1.tracking.logger import default_tracking_uri, prepare_store
 from regionr1.tracking.refusals import no_run
-from regionr1.tracking.resume import PARENT_TAG
+from regionr1.tracking.store import PARENT_TAG, default_tracking_uri, prepare_store
 
 
 def compare(

@@ -121,6 +121,22 @@ def test_help_imports_nothing_heavy() -> None:
         assert done.returncode == 0 and "usage" in done.stdout, (name, done.stderr)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "not_needed"),
+    [
+        ("regionr1.tracking.tested_runs", "torch lightning"),
+        ("regionr1.tracking.report", "lightning"),
+        ("regionr1.sweep.overlay", "torch lightning mlflow"),
+        ("regionr1.cli.fit", "mlflow peft sklearn"),  # none of which reads options
+    ],
+)
+def test_a_command_imports_what_it_needs(module: str, not_needed: str) -> None:
+    program = f"import sys, {module}; print(*{set(not_needed.split())} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip() == "", done.stdout + done.stderr
+
+
 def test_a_group_lists_its_commands_and_refuses_others(capsys) -> None:
     for args in (["data"], ["data", "--help"]):
         assert main(args) == 0

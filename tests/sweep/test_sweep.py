@@ -19,7 +19,7 @@ from regionr1.errors import UserError
 from regionr1.sweep.in_process import InProcess
 from regionr1.sweep.plan import read_plan
 from regionr1.sweep.store import StudyStore
-from regionr1.tracking.callbacks.trial import STATE_TAG
+from regionr1.tracking.channel import STATE_TAG
 
 CLASSES = {"model_class": TinyModule, "datamodule_class": TinyData}
 PRUNER = """\

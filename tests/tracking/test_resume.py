@@ -20,8 +20,9 @@ from tiny_command import CONFIG, only_run, run
 from regionr1.errors import UserError
 from regionr1.tracking.callbacks.checkpoints import BestCheckpoint
 from regionr1.tracking.lock import LOCK, RunLock, trainer_of
-from regionr1.tracking.logger import TrackingLogger, prepare_store
-from regionr1.tracking.resume import PARENT_TAG, find_run
+from regionr1.tracking.logger import TrackingLogger
+from regionr1.tracking.resume import find_run
+from regionr1.tracking.store import PARENT_TAG, prepare_store
 from regionr1.training.checkpoint import read_checkpoint
 
 STORE = "sqlite:///mlruns/mlflow.db"

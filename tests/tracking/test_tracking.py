@@ -10,7 +10,8 @@ import torch
 from regionr1.errors import UserError
 from regionr1.tracking.callbacks.checkpoints import LastCheckpoints
 from regionr1.tracking.callbacks.profiler import StageProfiler
-from regionr1.tracking.logger import TrackingLogger, default_tracking_uri, prepare_store
+from regionr1.tracking.logger import TrackingLogger
+from regionr1.tracking.store import default_tracking_uri, prepare_store
 from regionr1.training.checkpoint import read_checkpoint, refuse_other_architecture
 from regionr1.training.schedule import WarmupCosine
 
@@ -100,7 +101,7 @@ def test_a_deleted_experiment_is_explained(workspace: Path) -> None:
 
 @pytest.mark.slow
 def test_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
-    code = f"from regionr1.tracking.logger import prepare_store; prepare_store('sqlite:///{tmp_path}/db')"
+    code = f"from regionr1.tracking.store import prepare_store; prepare_store('sqlite:///{tmp_path}/db')"
     processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]
 

@@ -14,8 +14,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from regionr1.errors import UserError
 from regionr1.files import remove_half_written
-from regionr1.tracking.run_files import tracker
-from regionr1.tracking.run_folder import BEST, CHECKPOINT_TAG, LAST, step_of, trained_in
+from regionr1.tracking.run_files import tracker, trained_in
+from regionr1.tracking.run_folder import BEST, CHECKPOINT_TAG, LAST, step_of
 from regionr1.training.checkpoint import WholeCheckpoints, read_checkpoint
 
 

@@ -3,8 +3,7 @@
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from regionr1.tracking.lock import RunLock
-from regionr1.tracking.run_files import tracker
-from regionr1.tracking.run_folder import trained_in
+from regionr1.tracking.run_files import tracker, trained_in
 
 
 class Locked(Callback):

@@ -1,5 +1,7 @@
 """What a run was made of: code, environment, data, scorer."""
 
+from __future__ import annotations
+
 import hashlib
 import importlib.metadata
 import json
@@ -8,13 +10,11 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from mlflow.entities import Dataset, DatasetInput, InputTag, RunTag
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from regionr1.data.shards.datamodule import RerankDataModule
 from regionr1.data.shards.index import ShardIndex
@@ -22,6 +22,9 @@ from regionr1.errors import redacted
 from regionr1.tracking.logger import TrackingLogger
 from regionr1.tracking.refusals import done_without
 from regionr1.tracking.run_files import keep_text, tracker
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput
 
 ENVIRONMENT = "environment.json"
 
@@ -35,6 +38,8 @@ class Provenance(Callback):
             return
         logger = tracker(trainer)
         if logger is not None:
+            from mlflow.entities import RunTag
+
             tags = {**git_tags(), **fingerprints(trainer, stage)}
             logger.experiment.log_batch(
                 logger.run_id, tags=[RunTag(key, value) for key, value in tags.items()]
@@ -76,6 +81,9 @@ CONTEXTS = {"train": "training", "val": "validation", "test": "testing"}
 
 def datasets(trainer: Trainer, stage: str) -> list[DatasetInput]:
     """The splits that a stage reads as MLflow shows them: folder, fingerprint, queries."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
     datamodule = _datamodule(trainer)
     if datamodule is None:
         return []

@@ -9,7 +9,6 @@ import time
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from mlflow.entities import Metric
 
 from regionr1.errors import UserError
 from regionr1.tracking.logger import TrackingLogger
@@ -58,6 +57,8 @@ class SystemMetrics(Callback):
             self.thread = None
 
     def _watch(self, logger: TrackingLogger) -> None:
+        from mlflow.entities import Metric
+
         monitors = _monitors()
         begin = time.monotonic()
         over = False

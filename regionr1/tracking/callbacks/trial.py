@@ -13,10 +13,8 @@ from collections.abc import Mapping, Sequence
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from regionr1.tracking.callbacks.checkpoints import BestCheckpoint
-from regionr1.tracking.channel import TRIAL_VARIABLE, PipeChannel, TrialChannel
+from regionr1.tracking.channel import STATE_TAG, TRIAL_VARIABLE, PipeChannel, TrialChannel
 from regionr1.tracking.run_files import tracker
-
-STATE_TAG = "sweep.state"
 
 
 class TrialCallback(Callback):
