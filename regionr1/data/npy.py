@@ -57,6 +57,11 @@ def from_npy(data: bytes) -> np.ndarray:
     return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape).copy()
 
 
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (..., D) of length 1: halves on disk are unit vectors only nearly."""
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True).clip(min=1e-12)
+
+
 def map_npy(path: Path, mend: str) -> np.ndarray:
     """Open a .npy file without reading it into memory.
 

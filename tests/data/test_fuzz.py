@@ -25,8 +25,9 @@ from regionr1.data.images import open_image
 from regionr1.data.npy import from_npy, to_npy
 from regionr1.data.readers.inspect import inspect_source
 from regionr1.data.readers.registry import open_source
-from regionr1.data.shards.index import load_index, write_shards
-from regionr1.data.shards.stream import Slice, read_samples, read_slice
+from regionr1.data.shards.index import load_index
+from regionr1.data.shards.stream import read_images, read_samples
+from regionr1.data.shards.writer import write_shards
 from regionr1.errors import UserError
 
 TOKENS = [
@@ -155,11 +156,12 @@ def test_readers(tmp_path, capsys) -> None:
 def wrong(raw: dict[str, bytes], chance: random.Random) -> str:
     """Makes one thing of a sample wrong in a way that decodes; says which."""
     record = json.loads(raw["json"])
+    asked = record["questions"][0]
     name = chance.choice(["candidates.npy", "full.npy"])
     array = from_npy(raw[name]).copy()
     kind = chance.choice([
         "nan", "infinite", "zero", "unnormalised", "labels", "gold", "box outside", "unit box",
-        "box of other numbers", "size", "fewer", "text",
+        "box of other numbers", "size", "fewer", "row", "text",
     ])  # fmt: skip
     if kind in ("nan", "infinite"):
         array.flat[chance.randrange(array.size)] = np.nan if kind == "nan" else np.inf
@@ -168,23 +170,26 @@ def wrong(raw: dict[str, bytes], chance: random.Random) -> str:
     elif kind == "unnormalised":
         array *= chance.choice([0.01, 0.5, 1.5, 100.0])
     elif kind == "labels":
-        n = chance.randrange(len(record["labels"]))
-        record["labels"][n] = 1 - record["labels"][n]
+        n = chance.randrange(len(asked["labels"]))
+        asked["labels"][n] = 1 - asked["labels"][n]
     elif kind == "gold":
-        record["gold_ids"] = ["another page"] if any(record["labels"]) else record["candidate_ids"]
+        asked["gold_ids"] = ["another page"] if any(asked["labels"]) else record["candidate_ids"]
     elif kind == "box outside":
-        record["reference_box_px"] = [10, 10, 48 + chance.randint(2, 500), 30]
+        asked["reference_box_px"] = [10, 10, 48 + chance.randint(2, 500), 30]
     elif kind == "unit box":
-        record["reference_box_px"] = [0.1, 0.2, 0.1 + chance.random() / 2, 0.9]
+        asked["reference_box_px"] = [0.1, 0.2, 0.1 + chance.random() / 2, 0.9]
     elif kind == "box of other numbers":
-        record["reference_box_px"] = chance.choice([[30, 20, 10, 10], [5, 5, 5, 9], [1, 2, 3]])
+        asked["reference_box_px"] = chance.choice([[30, 20, 10, 10], [5, 5, 5, 9], [1, 2, 3]])
     elif kind == "size":
         record[chance.choice(["width", "height"])] += chance.choice([-1, 1, 100])
     elif kind == "fewer":
-        key = chance.choice(["candidate_ids", "candidate_images", "labels"])
-        record[key] = record[key][:-1]
+        key = chance.choice(["candidate_ids", "candidate_images", "labels", "candidates"])
+        of = asked if key in asked else record
+        of[key] = of[key][:-1]
+    elif kind == "row":
+        asked["candidates"][0] = chance.choice([-1, len(record["candidate_ids"]), None, "0", 0.0])
     else:
-        record[chance.choice(["question", "cluster", "source"])] = chance.choice([3, None, ["a"]])
+        asked[chance.choice(["key", "question", "cluster"])] = chance.choice([3, None, ["a"]])
     raw[name], raw["json"] = to_npy(array), json.dumps(record).encode()
     return kind
 
@@ -194,9 +199,7 @@ def test_shards_whose_index_fits(tmp_path, capsys) -> None:
     made = make_shards(tmp_path, {"train": 7, "val": 4, "test": 6}, samples_per_shard=3)
     index = load_index(made, "test")
     samples = [
-        raw
-        for n, shard in enumerate(index.shards)
-        for raw, _ in read_slice(made, index, Slice(n, 0, shard.samples))
+        image.files for n in range(len(index.shards)) for image in read_images(made, index, n)
     ]
 
     def one(chance: random.Random) -> None:
@@ -208,7 +211,7 @@ def test_shards_whose_index_fits(tmp_path, capsys) -> None:
             for name in [name for name in raw if name.startswith("__") and name != "__key__"]:
                 del raw[name]
         wrong(chance.choice(changed), chance)
-        replace(index, shards=write_shards(out, "test", changed, 3)).save(out)
+        replace(index, shards=write_shards(out, "test", changed, 3)[0]).save(out)
         list(read_samples(out, load_index(out, "test")))
 
     count = outcomes(240, one, "shards whose index fits", capsys)

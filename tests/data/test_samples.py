@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from regionr1.data.shards.samples import ShardSample, pack_sample, unpack_sample
+from regionr1.data.shards.samples import ShardImage, ShardSample, pack_image
 
 
 @pytest.fixture
@@ -38,13 +38,13 @@ def test_threads_may_read_samples(slow_collections) -> None:
         full=np.eye(3, dtype=np.float32)[0],
         reference_box_px=None, subset="", data_id="café #7", image_name="pictures/1.png",
     )  # fmt: skip
-    raw = {"__key__": "q"} | pack_sample(sample, "query.png", picture.getvalue())
-    back = unpack_sample(raw, "here")
+    image = ShardImage.of(pack_image([sample], "query.png", picture.getvalue()), "here")
+    (back,) = image.samples()
     assert (back.data_id, back.image_name) == ("café #7", "pictures/1.png")
 
     def read(depth: int) -> int:
         """The samples read; threads at several depths, which one count of depth mixes up."""
-        return read(depth - 1) if depth else len([unpack_sample(raw, "here") for _ in range(150)])
+        return read(depth - 1) if depth else len([image.samples() for _ in range(150)])
 
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(read, range(0, 24, 3))) == [150] * 8

@@ -12,7 +12,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,21 +23,21 @@ from regionr1.data.build.candidate_set import CandidateSet
 from regionr1.data.build.embed import DECODE_THREADS, as_finite_array, kb_folder, kb_identity
 from regionr1.data.build.embed_run import device_of, run_embedding
 from regionr1.data.build.stages import AddScorer, EmbedOptions, ScorerOptions
-from regionr1.data.build.store import EmbeddingStore, unit
+from regionr1.data.build.store import EmbeddingStore
 from regionr1.data.chunks import chunks
+from regionr1.data.npy import unit
 from regionr1.data.readers.registry import SourceName
 from regionr1.data.shards.index import (
     AddedScorer,
-    ShardFile,
     ShardIndex,
     check_shards,
     indexed_splits,
     verify_index,
-    write_tar,
 )
 from regionr1.data.shards.location import Remote, as_location
-from regionr1.data.shards.samples import ShardSample, pack_embeddings, unpack_sample
-from regionr1.data.shards.stream import Slice, read_slice
+from regionr1.data.shards.samples import ShardImage, pack_embeddings, read_embeddings
+from regionr1.data.shards.stream import read_images
+from regionr1.data.shards.writer import write_tar
 from regionr1.errors import MachineError, UserError
 from regionr1.files import file_sha256, read_json, refused, remove_half_written, write_json
 from regionr1.progress import progress
@@ -183,7 +183,7 @@ class _Writer:
                 write_json(about, {"full_first": full_first})  # last: the tar is whole
             total += read_json(about, MEND)["full_first"]
             name, size = f"{self.name}/{shard.name}", tar.stat().st_size
-            files.append(ShardFile(name, shard.samples, file_sha256(tar), size))
+            files.append(replace(shard, name=name, sha256=file_sha256(tar), bytes=size))
         (self.shards / self.name).mkdir(exist_ok=True)
         for shard in index.shards:
             (self.staging / f"{shard.name}.json").unlink()  # first: then the tar counts no more
@@ -191,39 +191,42 @@ class _Writer:
         return AddedScorer(self.scorer.fingerprint(), self.store.dim, total, files)
 
     def _write_tar(self, index: ShardIndex, number: int, path: Path) -> int:
-        """Write one tar; returns how many samples have a positive first by the full image."""
+        """Write one tar; returns how many questions have a positive first by the full image."""
         full_first = 0
 
         def encoded() -> Iterator[dict[str, Any]]:
             nonlocal full_first
-            for sample, candidates, full in self._embedded(index, number):
-                full_first += sample.labels[int(np.argmax(candidates @ full))]
-                yield {"__key__": sample.key, **pack_embeddings(candidates, full)}
+            for image, files in self._embedded(index, number):
+                candidates, full = read_embeddings(files)  # as they will be read
+                for question in image.record["questions"]:
+                    scores = candidates[question["candidates"]] @ full
+                    full_first += question["labels"][int(np.argmax(scores))]
+                yield {"__key__": image.key, **files}
 
         write_tar(path, encoded())
         return full_first
 
     def _embedded(
         self, index: ShardIndex, number: int
-    ) -> Iterator[tuple[ShardSample, np.ndarray, np.ndarray]]:
-        """The samples of a shard with the embeddings of their candidates and full images."""
-        part = Slice(number, 0, index.shards[number].samples)
-        stream = read_slice(self.shards, index, part)
+    ) -> Iterator[tuple[ShardImage, dict[str, bytes]]]:
+        """The images of a shard with the files of their embeddings."""
+        images = read_images(self.shards, index, number)
         with ThreadPoolExecutor(DECODE_THREADS) as threads:
-            for chunk in chunks(stream, self.batch_size):
-                samples = list(threads.map(lambda raw: unpack_sample(*raw), chunk))
-                vectors = self.scorer.embed_images([sample.image for sample in samples])
-                full = unit(as_finite_array(vectors, [sample.key for sample in samples]))
-                for sample, view in zip(samples, full, strict=True):
-                    yield sample, self._candidates(sample), view
+            for chunk in chunks(images, self.batch_size):
+                samples = list(threads.map(ShardImage.samples, chunk))
+                vectors = self.scorer.embed_images([of_image[0].image for of_image in samples])
+                full = unit(as_finite_array(vectors, [image.where for image in chunk]))
+                for image, view in zip(chunk, full, strict=True):
+                    yield image, pack_embeddings(self._candidates(image), view, index.dtype)
 
-    def _candidates(self, sample: ShardSample) -> np.ndarray:
+    def _candidates(self, image: ShardImage) -> np.ndarray:
+        pages, names = (image.record[f"candidate_{what}"] for what in ("ids", "images"))
         rows = []
-        for page, image in zip(sample.candidate_ids, sample.candidate_images, strict=True):
-            row = self.store.find(page, image)
+        for page, name in zip(pages, names, strict=True):
+            row = self.store.find(page, name)
             if row is None:
                 raise UserError(
-                    f"{self.root}: candidate {image} of page {page!r} is not in its knowledge base "
+                    f"{self.root}: candidate {name} of page {page!r} is not in its knowledge base "
                     "or cannot be read; name the folder, and with --kb the file, that the shards "
                     "were built from."
                 )

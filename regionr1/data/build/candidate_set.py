@@ -11,7 +11,7 @@ import numpy as np
 
 from regionr1.data.npy import map_npy, to_npy
 from regionr1.data.shards.index import ShardIndex
-from regionr1.data.shards.stream import Slice, read_slice
+from regionr1.data.shards.stream import read_images
 from regionr1.files import write_whole
 
 
@@ -37,10 +37,10 @@ class CandidateSet:
         """
         found = np.empty(0, np.uint64)
         for index in indices:
-            for number, shard in enumerate(index.shards):
+            for number in range(len(index.shards)):
                 here: set[int] = set()
-                for raw, _ in read_slice(folder, index, Slice(number, 0, shard.samples)):
-                    record = json.loads(raw["json"])
+                for image in read_images(folder, index, number):
+                    record = image.record
                     pairs = zip(record["candidate_ids"], record["candidate_images"], strict=True)
                     here.update(_digest(pair) for pair in pairs)
                 found = np.union1d(found, np.array(sorted(here), np.uint64))

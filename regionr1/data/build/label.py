@@ -1,4 +1,4 @@
-"""From stored queries and pools to encoded shard samples: read, label, count."""
+"""From stored queries and pools to the encoded images of shards: read, label, count."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from regionr1.data.images import (
     read_image_bytes,
     stored_image,
 )
-from regionr1.data.records import Query, SkipReport
-from regionr1.data.shards.samples import ShardSample, pack_sample
+from regionr1.data.records import SkipReport
+from regionr1.data.shards.samples import ShardSample, pack_image
 from regionr1.progress import progress
 
 CHUNK = 64
@@ -35,7 +35,7 @@ EXTREME = f"aspect ratio of the query image beyond {MAX_RATIO}:1, which policies
 
 @dataclass(slots=True)
 class SplitWork:
-    """One split on its way to shards; the counts are complete when its samples are.
+    """One split on its way to shards; the counts are complete when its images are.
 
     Attributes:
         name: ``train``, ``val`` or ``test``.
@@ -65,8 +65,10 @@ class SplitWork:
         return self.queries.n_questions + self.queries.left_out.total
 
 
-def labelled_samples(split: SplitWork, kb: EmbeddingStore, root: Path) -> Iterator[dict[str, Any]]:
-    """Yield the encoded samples of a split and keep its counts.
+def labelled_images(
+    split: SplitWork, kb: EmbeddingStore, root: Path, dtype: str
+) -> Iterator[dict[str, Any]]:
+    """Yield the images of a split with their questions, encoded, and keep its counts.
 
     ``train`` keeps only queries whose pool holds a positive; the other splits keep all.
 
@@ -74,6 +76,7 @@ def labelled_samples(split: SplitWork, kb: EmbeddingStore, root: Path) -> Iterat
         split: The split; its counts are updated.
         kb: The knowledge base.
         root: Folder of the published files.
+        dtype: Of the embeddings in the shards.
 
     Raises:
         UserError: A query image that cannot be read any more.
@@ -84,33 +87,28 @@ def labelled_samples(split: SplitWork, kb: EmbeddingStore, root: Path) -> Iterat
         # Images of one entity lie together; spread them so that a small shuffle buffer suffices.
         order = list(order)
         random.Random(0).shuffle(order)
-    exact = split.pools.about.get("index") == "Flat"
     with (
         ThreadPoolExecutor(DECODE_THREADS) as threads,
         progress(total=len(order), desc=f"write {split.name}", unit="img") as bar,
     ):
         for rows in chunks(order, CHUNK):
-            asked = [split.queries.questions(row, root) for row in rows]
+            paths = [root / split.queries.row(row)[0] for row in rows]
             full = split.queries.vectors(rows)
-            opened = threads.map(_open_query, [queries[0] for queries in asked])
-            for n, (queries, (data, image)) in enumerate(zip(asked, opened, strict=True)):
+            for row, view, (data, image) in zip(rows, full, threads.map(_open, paths), strict=True):
+                samples = list(_samples(split, kb, row, image, view))
                 if extreme(*image.size):
                     width, height = image.size
-                    split.skipped.add(EXTREME, f"{queries[0].key} ({width}x{height})", len(queries))
+                    split.skipped.add(EXTREME, f"{samples[0].key} ({width}x{height})", len(samples))
                     continue
-                for number, query in enumerate(queries, split.queries.starts[rows[n]]):
-                    pool = [int(row) for row in split.pools.rows[number] if row >= 0]
-                    sample = _sample(query, image, kb, pool, full[n], exact)
-                    sample.image_name = query.image_path.relative_to(root).as_posix()
-                    if _count(split, sample, query, kb):
-                        yield pack_sample(sample, *stored_image(data, image))
+                if kept := [sample for sample in samples if _count(split, sample, kb)]:
+                    yield pack_image(kept, *stored_image(data, image), dtype)
             bar.update(len(rows))
 
 
-def _count(split: SplitWork, sample: ShardSample, query: Query, kb: EmbeddingStore) -> bool:
+def _count(split: SplitWork, sample: ShardSample, kb: EmbeddingStore) -> bool:
     """Count a sample, and say whether it is kept."""
     if not sample.candidate_ids:
-        split.skipped.add(NO_RESULT, query.key)
+        split.skipped.add(NO_RESULT, sample.key)
         return False
     positive = any(sample.labels)
     for name, value in sample.groups.items():
@@ -123,47 +121,59 @@ def _count(split: SplitWork, sample: ShardSample, query: Query, kb: EmbeddingSto
     else:
         known = any(kb.knows(gold) for gold in sample.gold_ids)
         reason = "no positive in the pool" if known else "gold page is not in the knowledge base"
-        split.misses.add(reason, query.key)
+        split.misses.add(reason, sample.key)
         if split.name == "train":
-            split.skipped.add(reason, query.key)
+            split.skipped.add(reason, sample.key)
             return False
     split.n_samples += 1
     return True
 
 
-def _sample(
-    query: Query,
-    image: Image.Image,
-    kb: EmbeddingStore,
-    pool: list[int],
-    full: np.ndarray,
-    exact: bool,
-) -> ShardSample:
-    candidates = kb.vectors(pool)
-    if pool and not exact:
+def _samples(
+    split: SplitWork, kb: EmbeddingStore, row: int, image: Image.Image, full: np.ndarray
+) -> Iterator[ShardSample]:
+    """The questions about an image with their pools, which most often are one and the same."""
+    known: dict[bytes, tuple[list[tuple[str, str]], np.ndarray]] = {}
+    exact = split.pools.about.get("index") == "Flat"
+    first = split.queries.starts[row]
+    for number, query in enumerate(split.queries.questions(row), first):
+        rows = split.pools.rows[number]
+        pool = rows.tobytes()
+        if pool not in known:
+            known[pool] = _pool(kb, rows[rows >= 0], full, exact)
+        owned, candidates = known[pool]
+        yield ShardSample(
+            key=query.key,
+            image=image,
+            question=query.question,
+            gold_ids=list(query.gold_ids),
+            cluster=query.cluster,
+            question_type=query.question_type,
+            source=query.source,
+            candidate_ids=[owner for owner, _ in owned],
+            candidate_images=[name for _, name in owned],
+            labels=[owner in query.gold_ids for owner, _ in owned],
+            candidates=candidates,
+            full=full,
+            reference_box_px=query.reference_box_px,
+            subset=query.subset,
+            data_id=query.data_id,
+            image_name=query.image_path.as_posix(),
+        )
+
+
+def _pool(
+    kb: EmbeddingStore, rows: np.ndarray, full: np.ndarray, exact: bool
+) -> tuple[list[tuple[str, str]], np.ndarray]:
+    """Entity and image of every candidate, best first by the full image, and their embeddings."""
+    candidates = kb.vectors(rows)
+    if len(rows) and not exact:
         # What an approximate or another system's search put first, the full image need not.
         best = np.argsort(-(candidates @ full), kind="stable")
-        pool, candidates = [pool[n] for n in best], candidates[best]
-    owned = [kb.row(row) for row in pool]
-    return ShardSample(
-        key=query.key,
-        image=image,
-        question=query.question,
-        gold_ids=list(query.gold_ids),
-        cluster=query.cluster,
-        question_type=query.question_type,
-        source=query.source,
-        candidate_ids=[owner for owner, _ in owned],
-        candidate_images=[name for _, name in owned],
-        labels=[owner in query.gold_ids for owner, _ in owned],
-        candidates=candidates,
-        full=full,
-        reference_box_px=query.reference_box_px,
-        subset=query.subset,
-        data_id=query.data_id,
-    )
+        rows, candidates = rows[best], candidates[best]
+    return [kb.row(row) for row in rows], candidates
 
 
-def _open_query(query: Query) -> tuple[bytes, Image.Image]:
-    data = read_image_bytes(query.image_path, query.key)
-    return data, open_image(data, f"{query.key} ({query.image_path})")
+def _open(path: Path) -> tuple[bytes, Image.Image]:
+    data = read_image_bytes(path, "query")
+    return data, open_image(data, f"query ({path})")

@@ -104,7 +104,7 @@ def _stale(options: Prepare, splits: Sequence[str]) -> tuple[str, ...]:
         )
         items = planned_queries(source, split, options.skip_missing, options.part_size)
         queries = store_digest(identity, items)
-        made_from = built_from(kb, queries, request, options.samples_per_shard)
+        made_from = built_from(kb, queries, request, options)
         return is_current(options.out, split, made_from, options.overwrite)
 
     return tuple(split for split in splits if not current(split))

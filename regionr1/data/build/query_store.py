@@ -51,10 +51,10 @@ class QueryStore(EmbeddingStore):
         """How many questions there are about all images."""
         return int(self.starts[-1])
 
-    def questions(self, row: int, root: Path = Path()) -> list[Query]:
-        """The questions about an image, which lies in the data folder ``root``."""
+    def questions(self, row: int) -> list[Query]:
+        """The questions about an image, whose path is relative to the data folder."""
         query = "SELECT line FROM questions WHERE row = ? ORDER BY number"
-        return [_query_of(line, root) for (line,) in self._ask(query, int(row))]
+        return [_query_of(line) for (line,) in self._ask(query, int(row))]
 
 
 def question_line(query: Query, image: str) -> str:
@@ -90,11 +90,11 @@ def write_questions(db: sqlite3.Connection, lines: Iterable[str]) -> tuple[int, 
     return n, lost, digest.hexdigest()
 
 
-def _query_of(line: str, root: Path) -> Query:
+def _query_of(line: str) -> Query:
     record = json.loads(line)
-    image, box = root / record.pop("image"), record.pop("reference_box_px")
+    image, box = record.pop("image"), record.pop("reference_box_px")
     return Query(
-        image_path=image,
+        image_path=Path(image),
         gold_ids=tuple(record.pop("gold_ids")),
         reference_box_px=None if box is None else (box[0], box[1], box[2], box[3]),
         **record,

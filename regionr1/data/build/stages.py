@@ -122,12 +122,14 @@ class ShardOptions(SplitOptions):
     Attributes:
         out: Folder of the shards.
         overwrite: Replace shards that were built from something else.
-        samples_per_shard: Samples of every tar but the last.
+        samples_per_shard: Most questions of a tar; those about one image stay together.
+        shard_dtype: Of the embeddings in the shards; float16 halves them, scores are float32.
     """
 
     out: Path
     overwrite: bool = False
     samples_per_shard: int = 256
+    shard_dtype: StoreDtype = "float32"
 
 
 @dataclass(kw_only=True)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from regionr1.data.npy import map_npy
+from regionr1.data.npy import map_npy, unit
 from regionr1.data.records import SkipReport
 from regionr1.errors import MachineError, UserError
 from regionr1.files import read_json
@@ -41,11 +41,6 @@ def store_digest(identity: dict[str, Any], items: str) -> str:
 def part_path(folder: Path, number: int, end: str) -> Path:
     """Return the file that holds a part of the store."""
     return folder / f"part-{number:06d}.{end}"
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows of length 1: halves on disk are unit vectors only nearly."""
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
 
 
 class EmbeddingStore:

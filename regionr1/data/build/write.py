@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from regionr1.data.build.embed import NO_IMAGE, kb_folder, query_folder
-from regionr1.data.build.label import SplitWork, labelled_samples
+from regionr1.data.build.label import SplitWork, labelled_images
 from regionr1.data.build.pools import open_pools, pool_paths, search_request
 from regionr1.data.build.pools_imported import import_request, index_file
 from regionr1.data.build.query_store import QueryStore
@@ -25,8 +25,8 @@ from regionr1.data.shards.index import (
     index_path,
     load_index,
     verify_index,
-    write_shards,
 )
+from regionr1.data.shards.writer import write_shards
 from regionr1.errors import MachineError, UserError, at_least_one
 from regionr1.files import alone, refused
 
@@ -58,8 +58,8 @@ def shards_from_work(
         UserError: A stage is missing or does not belong to the others; other shards are there.
     """
     splits = options.splits if splits is None else splits
-    out, overwrite, samples_per_shard = options.out, options.overwrite, options.samples_per_shard
-    at_least_one(samples_per_shard=samples_per_shard)
+    out, overwrite = options.out, options.overwrite
+    at_least_one(samples_per_shard=options.samples_per_shard)
     kb = EmbeddingStore(kb_folder(work), EMBED_MEND)
     stale: list[tuple[SplitWork, str]] = []
     for name in splits:
@@ -71,17 +71,18 @@ def shards_from_work(
                 "again with `regionr1 data pool`."
             )
         request = pools.about["request"]
-        made_from = built_from(kb.digest, queries.digest, request, samples_per_shard)
+        made_from = built_from(kb.digest, queries.digest, request, options)
         if not is_current(out, name, made_from, overwrite):
             stale.append((SplitWork(name, queries, pools), made_from))
     if stale:
-        _write(root, kb, out, stale, samples_per_shard)
+        _write(root, kb, options, stale)
     return [verify_index(out, split) for split in splits]
 
 
-def built_from(kb: str, queries: str, request: dict[str, Any], samples_per_shard: int) -> str:
+def built_from(kb: str, queries: str, request: dict[str, Any], options: ShardOptions) -> str:
     """Hash over everything that shards depend on."""
-    record = [FORMAT, VERSION, kb, queries, request, samples_per_shard]
+    how = [options.samples_per_shard, options.shard_dtype]
+    record = [FORMAT, VERSION, kb, queries, request, *how]
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -115,12 +116,9 @@ def is_current(out: Path, split: str, made_from: str, overwrite: bool) -> bool:
 
 
 def _write(
-    root: Path,
-    kb: EmbeddingStore,
-    out: Path,
-    work: list[tuple[SplitWork, str]],
-    samples_per_shard: int,
+    root: Path, kb: EmbeddingStore, options: ShardOptions, work: list[tuple[SplitWork, str]]
 ) -> None:
+    out = options.out
     without = SkipReport()
     without.include(kb.left_out)
     if (first := kb.entity_without_image()) is not None:
@@ -132,7 +130,7 @@ def _write(
         try:
             shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
             staging.mkdir()
-            _write_splits(root, kb, out, staging, work, samples_per_shard, without, numbers)
+            _write_splits(root, kb, options, staging, work, without, numbers)
             _publish(staging, out, [split.name for split, _ in work])
         except OSError as error:
             raise refused(out, error, "cannot be written") from error
@@ -143,16 +141,15 @@ def _write(
 def _write_splits(
     root: Path,
     kb: EmbeddingStore,
-    out: Path,
+    options: ShardOptions,
     staging: Path,
     work: list[tuple[SplitWork, str]],
-    samples_per_shard: int,
     without: SkipReport,
     numbers: dict[str, int],
 ) -> None:
     for split, made_from in work:
-        encoded = labelled_samples(split, kb, root)
-        files = write_shards(staging, split.name, encoded, samples_per_shard)
+        images = labelled_images(split, kb, root, options.shard_dtype)
+        files, parts = write_shards(staging, split.name, images, options.samples_per_shard)
         if split.n_with_positive == 0:
             raise UserError(
                 f"{root}: no pool of split {split.name!r} holds a positive (of "
@@ -173,11 +170,13 @@ def _write_splits(
             knowledge_base=numbers,
             scorer_fingerprint=kb.identity["scorer"],
             built_from=made_from,
+            dtype=options.shard_dtype,
+            bytes_by_part=parts,
             shards=files,
             groups=split.groups,
             examples=_portable(root, without, split.misses, split.skipped),
         )
-        index.scorers = _added_to_same(out, index)
+        index.scorers = _added_to_same(options.out, index)
         index.save(staging)
 
 

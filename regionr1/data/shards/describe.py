@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ from regionr1.data.records import first_at
 from regionr1.data.seen import Seen
 from regionr1.data.shards.index import ShardIndex, check_shards, indexed_splits, verify_index
 from regionr1.data.shards.location import Location
-from regionr1.data.shards.samples import unpack_sample
-from regionr1.data.shards.stream import Slice, read_slice
+from regionr1.data.shards.samples import ShardImage
+from regionr1.data.shards.stream import read_images
 from regionr1.errors import UserError
 from regionr1.progress import progress
 
@@ -30,8 +31,8 @@ def describe(indices: Sequence[ShardIndex]) -> str:
 
     Returns:
         Per split: pairs read and kept, pool recall (the ceiling of every R@K after re-ranking)
-        and the full image's CondR@1; then the scorers that were added, and everything left out or
-        counted as a miss, by reason.
+        and the full image's CondR@1; then how large the shards are and what takes it, the scorers
+        that were added, and everything left out or counted as a miss, by reason.
     """
 
     def where(index: ShardIndex, reason: str) -> str:
@@ -48,6 +49,13 @@ def describe(indices: Sequence[ShardIndex]) -> str:
         lines.append(
             f"{index.split:<8}{index.n_read:>9,}{index.n_samples:>9,}"
             f"{index.pool_recall:>13.3f}{index.full_cond_recall_at_1:>14.3f}"
+        )
+    for index in indices:
+        parts = index.bytes_by_part
+        sizes = ", ".join(f"{part} {n / 1e6:,.1f}" for part, n in parts.items())
+        lines.append(
+            f"{index.split}: {index.n_images:,} query images, embeddings in {index.dtype}; "
+            f"{sum(parts.values()) / 1e6:,.1f} MB: {sizes}"
         )
     for index in indices:
         for added in () if index.main else index.scorers:
@@ -118,9 +126,8 @@ def _check_content(location: Location, index: ShardIndex) -> None:
         progress(total=index.n_samples, desc=f"verify {index.split}") as bar,
     ):
         for number, shard in enumerate(index.shards):
-            stream = read_slice(location, index, Slice(number, 0, shard.samples))
-            for chunk in chunks(stream, _THREADS * 4):
-                for sample in threads.map(lambda raw: unpack_sample(*raw), chunk):
+            for chunk in chunks(read_images(location, index, number), _THREADS * 4):
+                for sample in chain.from_iterable(threads.map(ShardImage.samples, chunk)):
                     where = f"{location}: {shard.name}, sample {sample.key}"
                     index.refuse_misfit(sample.candidates.shape, where)
                     if keys.add(sample.key):
@@ -129,7 +136,7 @@ def _check_content(location: Location, index: ShardIndex) -> None:
                     n_with_positive += any(sample.labels)
                     best = int(np.argmax(sample.candidates @ sample.full))
                     full_first += sample.labels[best if index.embeddings else 0]
-                bar.update(len(chunk))
+                bar.update(sum(map(len, chunk)))
     for name, found in (
         ("n_samples", n_samples),
         ("n_with_positive", n_with_positive),

@@ -1,8 +1,10 @@
 """WebDataset shards and their index: counts, checksums and the scorer's fingerprint.
 
 A split is ``<split>-000000.tar``, ``<split>-000001.tar``... and ``<split>.index.json``. The index
-is written last, so a folder with an index holds whole shards. Embeddings that another scorer added
-lie in ``scorer-<digest>/<split>-000000.tar``..., with the keys of the shards in their order.
+is written last, so a folder with an index holds whole shards. A sample of a tar is an image with
+its questions (`regionr1.data.shards.samples`); what the index calls samples are the questions.
+Embeddings that another scorer added lie in ``scorer-<digest>/<split>-000000.tar``..., with the keys
+of the shards in their order.
 """
 
 from __future__ import annotations
@@ -13,18 +15,17 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import webdataset as wds
 
 from regionr1.data.shards.location import Location, Remote, read_bytes, url_of
 from regionr1.errors import UserError
-from regionr1.files import file_sha256, parse_json, refused, write_text, write_whole
+from regionr1.files import file_sha256, parse_json, refused, write_text
 
 FORMAT = "regionr1-shards"
-VERSION = 2
+VERSION = 3
 _OPTIONAL = ("groups", "examples", "scorers", "embeddings", "main")
 # No other folder, and nothing for a shell.
 _SHARD_NAME = re.compile(r"[a-z]+-[0-9]{6,}\.tar")
@@ -33,10 +34,11 @@ _ADDED_NAME = re.compile(r"scorer-[0-9a-f]{12}/[a-z]+-[0-9]{6,}\.tar")
 
 @dataclass(frozen=True, slots=True)
 class ShardFile:
-    """One tar: its file name, number of samples, content hash and size in bytes."""
+    """One tar: its file name, numbers of questions and of images, content hash, size in bytes."""
 
     name: str
     samples: int
+    images: int
     sha256: str
     bytes: int
 
@@ -68,7 +70,7 @@ class ShardIndex:
         k: Most candidates of a query.
         dim: Embedding dimension D.
         n_read: Image-question pairs in the published files.
-        n_samples: Samples in the shards; ``n_read`` is this plus all of ``skipped``.
+        n_samples: Pairs in the shards; ``n_read`` is this plus all of ``skipped``.
         skipped: Pairs left out, by reason.
         misses: Pairs whose pool holds no positive, by reason. Kept when evaluating, where they
             count as misses; left out of training, and then in ``skipped`` too.
@@ -77,6 +79,9 @@ class ShardIndex:
         knowledge_base: Numbers of entities and images, and what was left out.
         scorer_fingerprint: Identity of the scorer whose embeddings are read.
         built_from: Hash over everything the shards depend on.
+        dtype: Of the embeddings on disk, ``float32`` or ``float16``.
+        bytes_by_part: Size of all tars by what takes it: ``images``, ``candidates`` and ``full``
+            (their embeddings), ``questions`` (the JSON files) and ``tar`` (headers and padding).
         shards: The tars, in order.
         groups: By question type, source and part of the split: pools, and those with a positive.
         examples: Where the first case of a reason is, of those in ``skipped``, ``misses`` and
@@ -99,6 +104,8 @@ class ShardIndex:
     knowledge_base: dict[str, int]
     scorer_fingerprint: str
     built_from: str
+    dtype: str
+    bytes_by_part: dict[str, int]
     shards: list[ShardFile] = field(default_factory=list)
     groups: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
@@ -122,6 +129,11 @@ class ShardIndex:
                     main=main,
                 )
         return None
+
+    @property
+    def n_images(self) -> int:
+        """Query images in the shards."""
+        return sum(shard.images for shard in self.shards)
 
     @property
     def n_pools(self) -> int:
@@ -197,7 +209,11 @@ def load_index(folder: Location, split: str) -> ShardIndex:
     try:
         record: dict[str, Any] = parse_json(read_bytes(folder, path))
         if record.get("format") != FORMAT or record.get("version") != VERSION:
-            raise UserError(f"{where}: not {FORMAT} version {VERSION}; build the shards again.")
+            raise UserError(
+                f"{where}: of {record.get('format')} version {record.get('version')}, not of "
+                f"{FORMAT} version {VERSION}; write the shards again with `regionr1 data shards "
+                "--overwrite`, or take the version of regionr1 that wrote them."
+            )
         values = {f.name: record[f.name] for f in fields(ShardIndex) if f.name not in _OPTIONAL}
         values |= {name: record.get(name, {}) for name in ("groups", "examples")}
         values["shards"] = _shard_files(record["shards"], _SHARD_NAME, where)
@@ -205,8 +221,8 @@ def load_index(folder: Location, split: str) -> ShardIndex:
             AddedScorer(**{**added, "shards": _shard_files(added["shards"], _ADDED_NAME, where)})
             for added in record.get("scorers", [])
         ]
-        counts = [shard.samples for shard in values["shards"]]
-        if any([s.samples for s in added.shards] != counts for added in values["scorers"]):
+        counts = [(shard.samples, shard.images) for shard in values["shards"]]
+        if any([(s.samples, s.images) for s in a.shards] != counts for a in values["scorers"]):
             raise ValueError("an added scorer has other samples")
         return ShardIndex(**values)
     except (FileNotFoundError, NotADirectoryError):
@@ -318,46 +334,3 @@ def _check_size(where: str, size: int, shard: ShardFile) -> None:
 
 def _altered(where: str, shard: ShardFile) -> UserError:
     return UserError(f"{where}: shard content was altered; {mend(shard)}.")
-
-
-def write_shards(
-    folder: Path, split: str, samples: Iterable[dict[str, Any]], samples_per_shard: int
-) -> list[ShardFile]:
-    """Write encoded samples as tars, byte for byte the same for the same samples.
-
-    Args:
-        folder: An existing folder.
-        split: Prefix of the file names.
-        samples: Encoded samples (`regionr1.data.shards.samples.pack_sample`).
-        samples_per_shard: Samples of every tar but the last.
-
-    Returns:
-        The tars written, with their hashes.
-    """
-    shards: list[ShardFile] = []
-    stream = iter(samples)
-    for first in stream:
-        path = folder / f"{split}-{len(shards):06d}.tar"
-        # Streamed into the file: a shard's images are never all in memory.
-        n = write_tar(path, chain([first], islice(stream, samples_per_shard - 1)))
-        shards.append(ShardFile(path.name, n, file_sha256(path), path.stat().st_size))
-    return shards
-
-
-def write_tar(path: Path, samples: Iterable[dict[str, Any]]) -> int:
-    """Write encoded samples as one tar, whole or not at all, and return how many there were.
-
-    Raises:
-        UserError: The disk is full or the folder cannot be written.
-    """
-    n = 0
-
-    def write(file: BinaryIO) -> None:
-        nonlocal n
-        with wds.TarWriter(file, encoder=False, mtime=0) as tar:
-            for sample in samples:
-                tar.write(sample)
-                n += 1
-
-    write_whole(path, write)
-    return n

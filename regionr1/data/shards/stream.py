@@ -1,8 +1,9 @@
 """Streaming a split's shards: which consumer reads what, in which order, batch by batch.
 
-A consumer is one DataLoader worker of one rank. The samples of all shards, laid end to end, are
-cut into as many equal runs as there are consumers, so coverage is exact for any number of shards,
-ranks and workers. Rank and world size are given by the main process: asked inside a spawned
+A consumer is one DataLoader worker of one rank. The samples of all shards, which are questions,
+laid end to end, are cut into as many equal runs as there are consumers, so coverage is exact for
+any number of shards, ranks and workers; a run may begin or end between two questions about one
+image. Rank and world size are given by the main process: asked inside a spawned
 worker, torch.distributed is not initialised and every rank would read the same shards.
 """
 
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from regionr1.data.shards.batch import QueryBatch, collate
 from regionr1.data.shards.index import ShardFile, ShardIndex, mend
 from regionr1.data.shards.location import Location, Remote, open_shard
-from regionr1.data.shards.samples import MEMBERS, ShardSample, unpack_sample, with_embeddings
+from regionr1.data.shards.samples import MEMBERS, ShardImage, ShardSample, with_embeddings
 from regionr1.data.shards.tar import read_samples_of_tar
 from regionr1.errors import UserError, crossed
 from regionr1.files import refused
@@ -78,7 +79,8 @@ class ShardStream(IterableDataset[QueryBatch]):
         world_size: Number of ranks.
         endless: Training: shuffle, and go on with the next pass for ever. Otherwise one pass in
             shard order with a smaller last batch per worker.
-        shuffle_buffer: Samples held undecoded for shuffling when endless.
+        shuffle_buffer: Samples held undecoded for shuffling when endless; those about one image
+            share its bytes.
         seed: Of shard order and shuffling.
     """
 
@@ -134,15 +136,15 @@ class ShardStream(IterableDataset[QueryBatch]):
             )
         passes = count(self.first_pass) if self.endless else [0]
         for number in passes:
-            for raw, where in self._raw_samples(number, consumer, consumers):
-                sample = unpack_sample(raw, where)
-                self.index.refuse_misfit(sample.candidates.shape, f"{where}, sample {sample.key}")
+            for image, question in self._undecoded(number, consumer, consumers):
+                (sample,) = image.samples([question])
+                self.index.refuse_misfit(sample.candidates.shape, image.where)
                 yield sample
 
-    def _raw_samples(
+    def _undecoded(
         self, number: int, consumer: int, consumers: int
-    ) -> Iterator[tuple[dict[str, Any], str]]:
-        """Undecoded samples of one pass."""
+    ) -> Iterator[tuple[ShardImage, int]]:
+        """The samples of one pass, as images and the number of a question about it."""
         shards = self.index.shards
         order = list(range(len(shards)))
         if self.endless:
@@ -187,43 +189,68 @@ def samples_of(folder: Location, index: ShardIndex, keys: Set[str]) -> list[Shar
 
 def read_slice(
     folder: Location, index: ShardIndex, part: Slice
-) -> Iterator[tuple[dict[str, Any], str]]:
-    """Undecoded samples of a shard, each with the shard's location for error messages.
-
-    Where the embeddings are another scorer's, its tar is read along, one sample at a time.
+) -> Iterator[tuple[ShardImage, int]]:
+    """Undecoded samples of a shard: each an image, and the number of a question about it.
 
     Raises:
-        UserError: A tar is corrupt or shorter than the index says, or the two do not match.
+        UserError: As `read_images`.
     """
-    samples = _members(folder, index.shards[part.shard], part)
-    if not index.embeddings:
-        yield from samples
-        return
-    other = index.embeddings[part.shard]
-    for (raw, where), (more, there) in zip(samples, _members(folder, other, part), strict=True):
+    n = 0
+    for image in read_images(folder, index, part.shard):
+        for question in range(max(part.start - n, 0), min(part.stop - n, len(image))):
+            yield image, question
+        n += len(image)
+        if n >= part.stop < index.shards[part.shard].samples:
+            return
+
+
+def read_images(folder: Location, index: ShardIndex, number: int) -> Iterator[ShardImage]:
+    """The images of shard number ``number``, each with its questions, undecoded.
+
+    Where the embeddings are another scorer's, its tar is read along, one image at a time.
+
+    Raises:
+        UserError: A tar is corrupt or not as long as the index says, or the two do not match.
+    """
+    shard, n = index.shards[number], 0
+    where, samples = _place(folder, shard), _tar_samples(folder, shard)
+    if index.embeddings:
+        samples = _with_added(folder, samples, where, index.embeddings[number])
+    for raw in samples:
+        image = ShardImage.of(raw, where)
+        n += len(image)
+        yield image
+    if n != shard.samples:
+        raise UserError(
+            f"{where}: shard has {n} questions where its index says {shard.samples}; {mend(shard)}."
+        )
+
+
+def _with_added(
+    folder: Location, samples: Iterator[dict[str, Any]], where: str, other: ShardFile
+) -> Iterator[dict[str, Any]]:
+    for raw, more in zip(samples, _tar_samples(folder, other), strict=True):
         if raw["__key__"] != more["__key__"]:
             raise UserError(
-                f"{there}: has sample {more['__key__']} where {where} has {raw['__key__']}, so it "
-                f"belongs to other shards; {mend(other)}."
+                f"{_place(folder, other)}: has sample {more['__key__']} where {where} has "
+                f"{raw['__key__']}, so it belongs to other shards; {mend(other)}."
             )
-        yield with_embeddings(raw, more), where
+        yield with_embeddings(raw, more)
 
 
-def _members(
-    folder: Location, shard: ShardFile, part: Slice
-) -> Iterator[tuple[dict[str, Any], str]]:
-    path = folder.of(shard.name) if isinstance(folder, Remote) else folder / shard.name
-    n = 0
+def _place(folder: Location, shard: ShardFile) -> str:
+    return folder.of(shard.name) if isinstance(folder, Remote) else str(folder / shard.name)
+
+
+def _tar_samples(folder: Location, shard: ShardFile) -> Iterator[dict[str, Any]]:
+    path, n = _place(folder, shard), 0
     try:
         with open_shard(folder, shard.name) as file:
             for raw in read_samples_of_tar(file, MEMBERS):
-                if n == shard.samples:
+                if n == shard.images:
                     raise tarfile.ReadError("there are more than its index says")
-                if n >= part.start:
-                    yield raw, str(path)
+                yield raw
                 n += 1
-                if n == part.stop < shard.samples:
-                    return
     except FileNotFoundError:
         raise UserError(f"{path}: shard is missing; {mend(shard)}.") from None
     except OSError as error:
@@ -235,11 +262,11 @@ def _members(
         raise UserError(
             f"{path}: shard is corrupt after {n} samples ({error}); {mend(shard)}."
         ) from error
-    if n == shard.samples:
-        return
-    raise UserError(
-        f"{path}: shard ends after {n} samples where its index says {shard.samples}; {mend(shard)}."
-    )
+    if n < shard.images:
+        raise UserError(
+            f"{path}: shard ends after {n} samples where its index says {shard.images}; "
+            f"{mend(shard)}."
+        )
 
 
 def read_batches(

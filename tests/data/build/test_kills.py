@@ -90,7 +90,10 @@ def killed_and_gone_on_with(
 @pytest.mark.parametrize("kept", [True, False], ids=["work folder", "no work folder"])
 def test_kills_at_random_moments(tmp_path: Path, capsys, kept: bool) -> None:
     (tmp_path / "data").mkdir()
-    root = make_evqa(tmp_path / "data", SIZES).write()
+    files = make_evqa(tmp_path / "data", SIZES)
+    for rows in files.rows.values():  # several questions about an image
+        rows += [{**row, "question": "And who made it?"} for row in rows[::3]]
+    root = files.write()
     plain, *folders = [tmp_path / f"run{number}" for number in range(RUNS + 1)]
     for folder in (plain, *folders):
         folder.mkdir()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,8 @@ def test_an_image_is_a_row_and_every_question_is_there(tmp_path_factory, asked) 
         assert store.starts[row + 1] - store.starts[row] == asked.count(image)
     assert store.n_questions == store.counts["questions"] == len(asked)
     read = {query.key: query for query in OwnSource(root).queries("test", SkipReport())}
-    found = [query for row in range(len(store)) for query in store.questions(row, root)]
+    found = [query for row in range(len(store)) for query in store.questions(row)]
+    found = [replace(query, image_path=root / query.image_path) for query in found]
     assert {query.key: query for query in found} == read and len(found) == len(read)
     pictures = [Image.open(root / f"test-{n}.png") for n in images]
     expected = ColourScorer().embed_images(pictures).numpy()

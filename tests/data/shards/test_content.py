@@ -10,15 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evqa_files import make_shards
+from evqa_files import ColourScorer, make_evqa, prepare_shards, url_of
 from PIL import Image
 
 from regionr1.cli.main import main
 from regionr1.data.npy import from_npy, to_npy
+from regionr1.data.readers.evqa import EvqaSource
 from regionr1.data.shards.describe import verify
-from regionr1.data.shards.index import ShardFile, load_index, write_tar
-from regionr1.data.shards.stream import Slice, read_samples, read_slice
+from regionr1.data.shards.index import ShardFile, load_index
+from regionr1.data.shards.stream import read_images, read_samples
 from regionr1.data.shards.tar import read_samples_of_tar
+from regionr1.data.shards.writer import write_tar
 from regionr1.errors import UserError
 from regionr1.files import file_sha256
 
@@ -27,7 +29,15 @@ Raw = dict[str, bytes]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    return make_shards(tmp_path_factory.mktemp("evqa"), samples_per_shard=3)
+    root = tmp_path_factory.mktemp("evqa")
+    files = make_evqa(root)
+    rows = files.rows["test"]
+    for row in (1, 4):  # 2, 3 and 1 questions about the first three images
+        rows.append({**rows[row], "dataset_image_ids": rows[0]["dataset_image_ids"].split("|")[1],
+                     "dataset_name": rows[0]["dataset_name"]})  # fmt: skip
+    files.write()
+    prepare_shards(EvqaSource(root), ColourScorer(), root / "shards", k=4, samples_per_shard=5)
+    return root / "shards"
 
 
 @pytest.fixture
@@ -36,23 +46,24 @@ def shards(made, tmp_path) -> Path:
     return tmp_path / "shards"
 
 
-def consistent(shards: Path, split: str, tar: Path, samples: int) -> None:
+def consistent(shards: Path, split: str, tar: Path, samples: int, images: int) -> None:
     """Makes the index say what the tar is, as whoever offers shards can."""
     index = load_index(shards, split)
     number = next(n for n, shard in enumerate(index.shards) if shard.name == tar.name)
-    index.shards[number] = ShardFile(tar.name, samples, file_sha256(tar), tar.stat().st_size)
+    index.shards[number] = ShardFile(
+        tar.name, samples, images, file_sha256(tar), tar.stat().st_size
+    )
     index.save(shards)
 
 
 def rewritten(shards: Path, change: Callable[[list[Raw]], object]) -> Path:
     """Changes the samples of the first test shard, and its index with it."""
     index = load_index(shards, "test")
-    part = Slice(0, 0, index.shards[0].samples)
-    samples = [raw for raw, _ in read_slice(shards, index, part)]
+    samples = [image.files for image in read_images(shards, index, 0)]
     change(samples)
     tar = shards / index.shards[0].name
     write_tar(tar, samples)
-    consistent(shards, "test", tar, len(samples))
+    consistent(shards, "test", tar, index.shards[0].samples, len(samples))
     return tar
 
 
@@ -66,6 +77,8 @@ def array(name: str, change: Callable[[np.ndarray], object]) -> Callable[[list[R
 
 
 def record(**values: object) -> Callable[[list[Raw]], object]:
+    """Changes what the second image says of itself."""
+
     def changed(samples: list[Raw]) -> None:
         known = json.loads(samples[1]["json"])
         samples[1]["json"] = json.dumps({**known, **values}).encode()
@@ -73,9 +86,22 @@ def record(**values: object) -> Callable[[list[Raw]], object]:
     return changed
 
 
+def question(**values: object) -> Callable[[list[Raw]], object]:
+    """Changes what the second question about the second image says of itself."""
+
+    def changed(samples: list[Raw]) -> None:
+        questions = json.loads(samples[1]["json"])["questions"]
+        questions[1] |= values
+        record(questions=questions)(samples)
+
+    return changed
+
+
 def one_key_twice(samples: list[Raw]) -> None:
     """One key in two places, with another between: no two neighbours are of one key."""
-    samples[2]["__key__"] = samples[0]["__key__"]
+    known = json.loads(samples[2]["json"])
+    known["questions"][0]["key"] = samples[2]["__key__"] = samples[0]["__key__"]
+    samples[2]["json"] = json.dumps(known).encode()
 
 
 def thin(samples: list[Raw]) -> None:
@@ -100,19 +126,30 @@ FAULTS: dict[str, tuple[Callable[[list[Raw]], object], str]] = {
     "fewer candidates": (array("candidates.npy", lambda v: v[:-1]), "embeddings"),
     "other dimension": (array("full.npy", lambda v: np.eye(7, dtype=np.float32)[0]), "embeddings"),
     "objects": (lambda s: s[1].update({"full.npy": b"\x93NUMPY\x01\x00\x02\x00{}"}), "cannot be"),
-    "labels": (record(labels=[1, 1, 1, 1]), "labels contradict its gold"),
-    "gold": (record(gold_ids=["somebody else"]), "labels contradict its gold"),
-    "no gold": (record(gold_ids=[]), "no gold entity"),
-    "box outside": (record(reference_box_px=[4, 4, 90, 30]), r"box_px .* image of 48x40"),
-    "unit box": (record(reference_box_px=[0.1, 0.1, 0.5, 0.7]), "in pixels of its upright image"),
-    "box of nan": (record(reference_box_px=[float("nan"), 1, 5, 6]), "box_px"),
-    "box of text": (record(reference_box_px="here"), "must be 4 numbers"),
+    "two kinds": (array("full.npy", lambda v: v.astype(np.float16)), "embeddings are .*float16"),
+    "labels": (question(labels=[1, 1, 1, 1]), "labels contradict its gold"),
+    "gold": (question(gold_ids=[url_of(n) for n in range(5)]), "labels contradict its gold"),
+    "no gold": (question(gold_ids=[]), "no gold entity"),
+    "no candidate": (question(candidates=[], labels=[]), "there is no candidate"),
+    "no such row": (question(candidates=[0, 1, 2, 4]), "no row of its table"),
+    "row before the first": (question(candidates=[0, 1, 2, -1]), "no row of its table"),
+    "row of text": (question(candidates=[0, 1, 2, "3"]), "no row of its table"),
+    "box outside": (question(reference_box_px=[4, 4, 90, 30]), r"box_px .* image of 48x40"),
+    "unit box": (question(reference_box_px=[0.1, 0.1, 0.5, 0.7]), "in pixels of its upright image"),
+    "box of nan": (question(reference_box_px=[float("nan"), 1, 5, 6]), "box_px"),
+    "box of text": (question(reference_box_px="here"), "must be 4 numbers"),
     "size": (record(width=49), "image is of another size"),
     "aspect": (thin, "1000x4, a ratio that policies refuse"),
-    "question": (record(question=3), "question is no text"),
-    "half a character": (record(question="\ud800"), "surrogates not allowed"),
+    "image name": (record(image=None), "image is no text"),
+    "candidate ids": (record(candidate_ids=["a"]), "1 candidate_ids have embeddings"),
+    "question": (question(question=3), "question is no text"),
+    "key with a slash": (question(key="../x"), "has a dot or a slash"),
+    "another key": (lambda s: s[1].update(__key__="test-9"), "is not that of its first question"),
+    "no questions": (record(questions=[]), "no list of questions"),
+    "questions of text": (record(questions="why?"), "no list of questions"),
+    "half a character": (question(question="\ud800"), "surrogates not allowed"),
     "deep": (
-        lambda s: s[1].update(json=b'{"question":' + b"[" * 99_999 + b"]" * 99_999 + b"}"),
+        lambda s: s[1].update(json=b'{"questions":' + b"[" * 99_999 + b"]" * 99_999 + b"}"),
         "nested too deeply",
     ),
     "no image": (lambda s: s[1].pop("query.jpg"), "part 'query.png' is missing"),
@@ -156,7 +193,7 @@ def test_whole_shards_pass(shards) -> None:
 def archive(shards: Path, pack: Callable[[Path, bytes], object]) -> Path:
     tar = shards / "test-000000.tar"
     pack(tar, tar.read_bytes())
-    consistent(shards, "test", tar, 3)
+    consistent(shards, "test", tar, 5, 3)
     return tar
 
 
@@ -204,11 +241,22 @@ def test_only_plain_tars_of_bounded_members_are_read(shards, name) -> None:
         list(read_samples(shards, load_index(shards, "test")))
 
 
-def test_samples_that_the_index_does_not_count(shards) -> None:
+@pytest.mark.parametrize(
+    ("samples", "images", "message"),
+    [
+        (5, 2, "more than its index says"),
+        (5, 4, "ends after 3 samples where its index says 4"),
+        (4, 3, "has 5 questions where its index says 4"),
+        (6, 3, "has 5 questions where its index says 6"),
+    ],
+)
+def test_samples_that_the_index_does_not_count(shards, samples, images, message) -> None:
     tar = rewritten(shards, lambda samples: None)
-    consistent(shards, "test", tar, 2)
-    with pytest.raises(UserError, match="more than its index says"):
+    consistent(shards, "test", tar, samples, images)
+    with pytest.raises(UserError, match=message):
         verify(shards)
+    with pytest.raises(UserError, match=message):
+        list(read_samples(shards, load_index(shards, "test")))
 
 
 def test_an_array_is_as_long_as_its_file_says(shards) -> None:

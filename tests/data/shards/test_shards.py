@@ -52,11 +52,12 @@ def test_a_plain_webdataset_reader_can_read_them(files) -> None:
     assert sample["candidates.npy"].shape == (4, 12) and sample["full.npy"].shape == (12,)
     scores = sample["candidates.npy"] @ sample["full.npy"]
     assert np.all(np.diff(scores) <= 1e-6)
-    assert record["gold_ids"] == [url_of(1)]
-    assert record["labels"] == [int(i == url_of(1)) for i in record["candidate_ids"]]
-    assert record["labels"][:2] == [1, 1]
-    assert record["reference_box_px"] == [12, 8, 36, 32]
-    assert samples[0]["json"]["reference_box_px"] is None
+    (question,) = record["questions"]
+    assert question["gold_ids"] == [url_of(1)] and question["candidates"] == [0, 1, 2, 3]
+    assert question["labels"] == [int(i == url_of(1)) for i in record["candidate_ids"]]
+    assert question["labels"][:2] == [1, 1]
+    assert question["reference_box_px"] == [12, 8, 36, 32]
+    assert samples[0]["json"]["questions"][0]["reference_box_px"] is None
 
 
 def test_query_bytes_are_the_published_ones(files) -> None:
@@ -191,9 +192,11 @@ def test_damaged_index(files) -> None:
     out, _ = build(files)
     path = out / "val.index.json"
     record = json.loads(path.read_text())
-    path.write_text(json.dumps({**record, "version": 99}))
-    with pytest.raises(UserError, match="not regionr1-shards version 2"):
-        load_index(out, "val")
+    for version in (2, 99):
+        path.write_text(json.dumps({**record, "version": version}))
+        refusal = rf"version {version}, not of .* version 3; write .* `regionr1 data shards --overw"
+        with pytest.raises(UserError, match=refusal):
+            load_index(out, "val")
     path.write_text(path.read_text()[:100])
     with pytest.raises(UserError, match="damaged index"):
         load_index(out, "val")

@@ -69,7 +69,7 @@ def test_training_passes_cover_all_ranks(shards, workers) -> None:
         consumers = 2 * max(workers, 1)
         for worker in range(max(workers, 1)):
             consumer = rank * max(workers, 1) + worker
-            seen.update(raw["__key__"] for raw, _ in stream._raw_samples(0, consumer, consumers))
+            seen.update(image.key for image, _ in stream._undecoded(0, consumer, consumers))
     assert len(seen) == 23 and set(seen.values()) == {1}
 
 
