@@ -13,6 +13,7 @@ from checkout import ROOT
 from regionr1.cli import fit as lightning_cli
 from regionr1.cli.commands import COMMANDS, GROUPS, VERBS, Command
 from regionr1.cli.main import dispatch
+from regionr1.cli.resume_option import take_option
 from regionr1.config_errors import check_config_files
 from regionr1.errors import UserError
 from regionr1.recipes import expand
@@ -46,7 +47,7 @@ OTHERS = [c for c in commands() if Path(c[0]).name != "regionr1"]
 def test_lightning_commands_parse(args: list[str], monkeypatch, capsys) -> None:
     monkeypatch.chdir(ROOT)
     # A resumed run brings its config: the recipe stands in for it.
-    run, rest = lightning_cli.take_option(args[1:], "--resume")
+    run, rest = take_option(args[1:], "--resume")
     full = expand([args[0], *(RECIPE if run else []), *rest])
     check_config_files(full)
     with pytest.raises(SystemExit) as caught:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from regionr1.evaluation.by_rank import band_table, by_full_rank
 from regionr1.evaluation.decision_quality import (
     DECIDERS,
-    Threshold,
     decision_cases,
     decision_record,
     decision_rows,
@@ -17,6 +16,7 @@ from regionr1.evaluation.decision_quality import (
 from regionr1.evaluation.gain import gain_parts, gain_table
 from regionr1.evaluation.render import format_table, table_csv, table_json
 from regionr1.evaluation.table import METRICS, MethodRow, Outcome, grouped_table, metrics_table
+from regionr1.evaluation.threshold import Threshold
 
 TABLE, BY_PART = "test_table", "test_table_by_part"
 NOTE = "[95% intervals: 1000 bootstrap resamples of the entities]"

@@ -12,68 +12,22 @@ Both take one query, or equally long lists of images and questions.
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from regionr1.algorithm.answers import Decision
 from regionr1.algorithm.boxes import CropPrior, crop_px
-from regionr1.algorithm.ranking import order
-from regionr1.data.images import upright_rgb
 from regionr1.errors import UserError
 from regionr1.policy.adapter_folder import SETTINGS
 from regionr1.policy.crop_policy import CropPolicy
 from regionr1.scorers.reranker import RewardReranker
-
-Candidate = Image.Image | tuple[Image.Image, str] | None
-Candidates = Sequence[Candidate] | Tensor | np.ndarray
-"""Images, images with a text each, or embeddings (K, D) that the scorer made before. None stands
-for a candidate whose embedding is remembered by its key."""
-
-ScoreFunction = Callable[[Image.Image, str, Any], Any]
-"""View, question and the query's candidates, as given -> K numbers, the best the highest."""
-
-
-@dataclass(frozen=True)
-class Crop:
-    """Where to look.
-
-    Attributes:
-        decision: "FULL", "REGION" or "INVALID" (the policy's answer could not be read).
-        box_px: The rectangle to cut (xyxy, pixels of the upright image); None unless REGION.
-        view: The image to rank by; None when INVALID.
-        p_full: Exact probability of keeping the whole image, at temperature 1.
-        p_region: Exact probability of beginning a box; what the two leave is that of other answers.
-    """
-
-    decision: str
-    box_px: tuple[int, int, int, int] | None
-    view: Image.Image | None
-    p_full: float
-    p_region: float
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """A ranking of candidates by the chosen view.
-
-    Attributes:
-        crop: The view.
-        order: Places of the candidates in the given list, best first. None when the policy's answer
-            was INVALID: keep the order you had.
-        scores: Score of each entry of `order`, a cosine unless you scored; None when INVALID.
-    """
-
-    crop: Crop
-    order: list[int] | None
-    scores: list[float] | None
+from regionr1.serve.candidates import CandidateMemory, Candidates, upright
+from regionr1.serve.ranking import Crop, Ranking, ScoreFunction, ordered, scored
 
 
 class RegionReranker:
@@ -101,8 +55,7 @@ class RegionReranker:
         self.reranker = None if reranker is None else reranker.eval()
         self.prior = prior
         self.batch_size = batch_size
-        self.remember = remember
-        self.memory: OrderedDict[str, Tensor] = OrderedDict()
+        self.memory = CandidateMemory(remember)
 
     @classmethod
     def from_pretrained(
@@ -250,7 +203,7 @@ class RegionReranker:
         crops = [crop for part in self._parts(pairs) for crop in self._decide(part)]
         if score is not None:
             questions = [question for _, question in pairs]
-            found = [_scored(score, *row) for row in zip(crops, questions, pools, strict=True)]
+            found = [scored(score, *row) for row in zip(crops, questions, pools, strict=True)]
         else:
             found = self.rank(crops, (self.embed(*row) for row in zip(pools, named, strict=True)))
         return found[0] if single else found
@@ -271,7 +224,7 @@ class RegionReranker:
                 rankings.append(Ranking(crop, None, None))
                 continue
             scores = reranker.scores(next(seen)[None, None], pool[None])[0, 0]
-            rankings.append(_ordered(crop, scores))
+            rankings.append(ordered(crop, scores))
         return rankings
 
     def embed(self, candidates: Candidates, keys: Sequence[str] | None = None) -> Tensor:
@@ -284,34 +237,7 @@ class RegionReranker:
         Raises:
             UserError: Something is no candidate, or there are not as many keys.
         """
-        scorer = self._scoring().scorer
-        if isinstance(candidates, np.ndarray):
-            candidates = torch.from_numpy(candidates)
-        if isinstance(candidates, Tensor):
-            if candidates.ndim != 2 or candidates.shape[1] != scorer.dim:
-                raise UserError(
-                    f"candidate embeddings are {tuple(candidates.shape)}, expected (K, "
-                    f"{scorer.dim})"
-                )
-            return torch.nn.functional.normalize(candidates.float(), dim=-1).to(self.device)
-        names: Sequence[Any] = [None] * len(candidates) if keys is None else keys
-        if len(names) != len(candidates):
-            raise UserError(f"{len(candidates)} candidates but {len(names)} keys")
-        rows: dict[int, Tensor] = {
-            k: self.memory[name] for k, name in enumerate(names) if name in self.memory
-        }
-        missing = [k for k in range(len(candidates)) if k not in rows]
-        if missing:
-            split = [_image_and_text(candidates[k], k, names[k]) for k in missing]
-            made = scorer.embed_candidates([image for image, _ in split], [t for _, t in split])
-            rows |= dict(zip(missing, made, strict=True))
-        for k, name in enumerate(names):
-            if name is not None:  # clones on the CPU: a row would keep all of its batch alive
-                row = self.memory.pop(name, None)
-                self.memory[name] = rows[k].cpu().clone() if row is None else row
-        while len(self.memory) > self.remember:
-            self.memory.popitem(last=False)
-        return torch.stack([rows[k].to(self.device) for k in range(len(candidates))])
+        return self.memory.embedded(self._scoring().scorer, candidates, keys, self.device)
 
     @property
     def device(self) -> torch.device:
@@ -369,34 +295,16 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def _ordered(crop: Crop, scores: Tensor) -> Ranking:
-    """The ranking that scores (K,) give; equal ones keep the given order."""
-    ranked = order(scores[None], torch.ones_like(scores, dtype=torch.bool)[None])[0].tolist()
-    return Ranking(crop, ranked, scores[ranked].tolist())
-
-
-def _scored(score: ScoreFunction, crop: Crop, question: str, pool: Any) -> Ranking:
-    if crop.view is None:
-        return Ranking(crop, None, None)
-    scores = torch.as_tensor(score(crop.view, question, pool), dtype=torch.float32).cpu()
-    if scores.shape != (len(pool),) or not bool(scores.isfinite().all()):
-        raise UserError(
-            f"your scoring function gave {tuple(scores.shape)} numbers, some perhaps not finite, "
-            f"for {len(pool)} candidates; return one finite number for each"
-        )
-    return _ordered(crop, scores)
-
-
 def _pairs(images: Any, questions: Any) -> list[tuple[Image.Image, str]]:
     if isinstance(images, str | Path):
-        _upright(images)
+        upright(images)
     if isinstance(images, Image.Image) != isinstance(questions, str):
         raise UserError("give one image and one question, or a list of each")
     if isinstance(images, Image.Image):
-        return [(_upright(images), questions)]
+        return [(upright(images), questions)]
     if not images or len(images) != len(questions):
         raise UserError(f"{len(images)} images and {len(questions)} questions: need as many, >= 1")
-    return [(_upright(image), text) for image, text in zip(images, questions, strict=True)]
+    return [(upright(image), text) for image, text in zip(images, questions, strict=True)]
 
 
 def _listed(values: Any, what: str) -> Any:
@@ -410,19 +318,3 @@ def _listed(values: Any, what: str) -> Any:
     if not hasattr(values, "__len__") or not hasattr(values, "__getitem__"):
         raise UserError(f"{what} are a {type(values).__name__}: put them into a list")
     return values
-
-
-def _image_and_text(candidate: Any, place: int, key: Any) -> tuple[Image.Image, str]:
-    if candidate is None:
-        raise UserError(
-            f"candidate {place} is None and its key {key!r} is not remembered: give its image"
-        )
-    image, text = candidate if isinstance(candidate, tuple) else (candidate, "")
-    return _upright(image), text
-
-
-def _upright(image: Any) -> Image.Image:
-    """As training saw it."""
-    if not isinstance(image, Image.Image):
-        raise UserError(f"an image must be a PIL image, not a {type(image).__name__}: open it")
-    return upright_rgb(image)

@@ -21,7 +21,8 @@ from torch import Tensor, cat
 from regionr1.data.images import open_image
 from regionr1.errors import UserError, sentence
 from regionr1.serve.limits import Busy, Limits
-from regionr1.serve.region_reranker import Crop, Ranking, RegionReranker
+from regionr1.serve.ranking import Crop, Ranking
+from regionr1.serve.region_reranker import RegionReranker
 
 log = logging.getLogger(__name__)
 

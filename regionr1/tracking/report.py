@@ -4,45 +4,32 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from regionr1.errors import UserError, at_least_one
-from regionr1.evaluation.by_rank import band_table
 from regionr1.evaluation.cases import TOP, cases_of, chosen_cases
-from regionr1.evaluation.charts import margin_scatter, risk_chart
 from regionr1.evaluation.comparable import alike, differing
 from regionr1.evaluation.compare import config_difference
 from regionr1.evaluation.consistency import contradictions
-from regionr1.evaluation.crop_quality import crop_quality, crop_quality_table
-from regionr1.evaluation.decision_quality import (
-    DECIDERS,
-    decision_cases,
-    decision_rows,
-    decision_table,
-    risk_coverage,
-)
 from regionr1.evaluation.external import external_outcomes, read_rankings
-from regionr1.evaluation.gain import PARTS, gain_table
 from regionr1.evaluation.markdown import markdown_table
 from regionr1.evaluation.page import Section, html_page, section_of_text
 from regionr1.evaluation.pictures import Case, case_picture, rank_text
 from regionr1.evaluation.pool_table import pool_table, pools_of, scorer_of
 from regionr1.evaluation.render import format_table, read_table
-from regionr1.evaluation.table import GROUPED, MethodRow, by_method, metrics_table
+from regionr1.evaluation.setting_sections import (
+    CONDITIONAL,
+    RANKING,
+    part_section,
+    setting_sections,
+)
+from regionr1.evaluation.table import MethodRow, by_method, metrics_table
 from regionr1.evaluation.tested import TestedRun
 from regionr1.evaluation.variants import (
     Setting,
-    mean_bands,
-    seeds_decision_table,
     settings_of,
     settings_table,
 )
 from regionr1.files import write_text
 from regionr1.tracking.store import default_tracking_uri, prepare_store
 from regionr1.tracking.tested_runs import open_tested
-
-RANKING = ("recall_at_1", "recall_at_5", "recall_at_10", "recall_at_20", "mrr", "ndcg")
-DECISIONS = ("region_rate", "invalid_rate", "p_full")
-CONDITIONAL = ("cond_recall_at_1", "cond_recall_at_5", "cond_recall_at_10", "cond_mrr")
-ONE_RUN = "95% intervals: bootstrap over the queries' entities. They say nothing of other seeds."
-SEEDS = "95% intervals over seeds and entities together: they hold for new seeds and new entities."
 
 
 def report(
@@ -109,7 +96,7 @@ def report(
             if kb is not None:
                 sections.append(_retrieval(setting.runs[0], kb))
             sections += _case_sections(setting.runs[0], root, cases)
-            if (parts := _parts(setting)) is not None:
+            if (parts := part_section(setting)) is not None:
                 sections.append(parts)
     if speed is not None:
         sections.append(_speed(speed))
@@ -261,113 +248,6 @@ def _other_systems(
     note = "A cell is told only where that re-ranker ordered that very pool."
     table = pool_table(pools_of(groups), external)
     return [*sections, Section("Re-rankers by pool (table 6)", [note], [table])]
-
-
-def setting_sections(setting: Setting) -> list[Section]:
-    """The tables of one setting."""
-    rows, several = setting.rows(), len(setting.runs) > 1
-    runs = ", ".join(run.name for run in setting.runs)
-    kept = [SEEDS if several else ONE_RUN, f"Runs: {runs}." if several else ""]
-    positive = {row.method: row.n_pool_positive for row in rows}
-    first = Section(
-        f"{setting.name}: ranking (table 1)",
-        [note for note in kept if note],
-        [format_table(rows, (*RANKING, *DECISIONS), ("recall_at_1", "mrr"))],
-    )
-    conditional = Section(
-        "Where the pool holds a positive (table 2)",
-        [f"CondR@K = hits at K among the {max(positive.values())} queries whose pool holds a "
-         "positive (Eq. 10)."],
-        [format_table([_over_positives(row) for row in rows], CONDITIONAL, CONDITIONAL[:3])],
-    )  # fmt: skip
-    return [
-        section
-        for section in (
-            first,
-            conditional,
-            _gain(setting),
-            _decision(setting),
-            _behaviour(setting),
-            _crops(setting),
-        )
-        if section is not None
-    ]
-
-
-def _over_positives(row: MethodRow) -> MethodRow:
-    return MethodRow(
-        row.method, row.n_pool_positive, row.n_skipped, row.n_pool_positive, row.metrics
-    )
-
-
-def _gain(setting: Setting) -> Section | None:
-    if not {method for pair in PARTS.values() for method in pair} <= set(setting.methods):
-        return None
-    parts = {
-        part: {name: estimate.interval() for name, estimate in setting.gain(*pair).items()}
-        for part, pair in PARTS.items()
-    }
-    return Section("What the gain is made of", ["Paired by query."], [gain_table(parts)])
-
-
-def _decision(setting: Setting) -> Section | None:
-    if len(setting.runs) > 1:
-        table = seeds_decision_table(setting)
-    else:
-        rows = decision_rows(setting.outcomes[0])
-        table = decision_table(rows) if rows else None
-    if table is None:
-        return None
-    name = setting.runs[0].name
-    curves = {
-        policy: risk_coverage(decision_cases(setting.outcomes[0], policy)) for policy in DECIDERS
-    }
-    chart = risk_chart(curves)
-    pictures = [] if chart is None else [(f"Risk by coverage, {name}", chart)]
-    note = "P(REGION) against: the crop ranks a positive higher. Ties are left out and counted."
-    return Section("The decision", [note], [table], pictures)
-
-
-def _behaviour(setting: Setting) -> Section | None:
-    bands = mean_bands(setting)
-    scatter = margin_scatter(setting.outcomes[0])
-    if not bands:
-        return None
-    note = "Helped, hurt and no change are shares of the queries of a row and add up to 1."
-    caption = (
-        f"Margins before and after, {setting.runs[0].name}: best positive minus best negative. "
-        "Above the diagonal the policy's view is better."
-    )
-    pictures = [] if scatter is None else [(caption, scatter)]
-    return Section("By the full image's rank (table 4)", [note], [band_table(bands)], pictures)
-
-
-def _crops(setting: Setting) -> Section | None:
-    by_seed = [crop_quality(run) for run in setting.outcomes]
-    if not by_seed[0]:
-        return None
-    note = (
-        "Containment: the share of the box that the crop holds. Pointing: the crop's middle lies "
-        "in the box. Queries whose reference view is the whole image are left out."
-    )
-    return Section("Crops (table 7)", [note], [crop_quality_table(by_seed)])
-
-
-def _parts(setting: Setting) -> Section | None:
-    parts: dict[str, dict[str, set[str]]] = {}
-    for outcome in setting.outcomes[0]:
-        for name, value in outcome.groups.items():
-            parts.setdefault(name, {}).setdefault(value, set()).add(outcome.key)
-    rows = []
-    for name, by_value in sorted(parts.items()):
-        for value, keys in sorted(by_value.items() if len(by_value) > 1 else ()):
-            for row in setting.rows(keys):
-                if row.method in GROUPED:
-                    row.method = f"{name} {value}: {row.method}"
-                    rows.append(row)
-    return (
-        Section(f"{setting.name}: parts of the split", (), [format_table(rows)]) if rows else None
-    )
 
 
 def _case_sections(run: TestedRun, root: Path | None, n: int) -> list[Section]:

@@ -5,8 +5,8 @@ import json
 import pytest
 from decided_queries import FOUR
 
-from regionr1.evaluation.decision_quality import Threshold, threshold_outcomes
 from regionr1.evaluation.findings import Findings
+from regionr1.evaluation.threshold import Threshold, threshold_outcomes
 
 
 def test_text_files_and_numbers_agree() -> None:

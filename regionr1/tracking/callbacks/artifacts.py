@@ -6,10 +6,10 @@ from typing import cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from regionr1.evaluation.decision_quality import Threshold, threshold_outcomes
 from regionr1.evaluation.findings import Findings
 from regionr1.evaluation.outcome_file import OUTCOMES, write_outcomes
 from regionr1.evaluation.render import format_table
+from regionr1.evaluation.threshold import Threshold, threshold_outcomes
 from regionr1.policy.adapter_folder import is_portable, write_settings
 from regionr1.tracking.callbacks.config_artifact import resolved_config
 from regionr1.tracking.callbacks.reported import ReportedModule

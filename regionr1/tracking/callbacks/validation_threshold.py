@@ -8,8 +8,8 @@ from lightning.pytorch import LightningModule, Trainer
 
 from regionr1.data.shards.datamodule import RerankDataModule
 from regionr1.errors import UserError
-from regionr1.evaluation.decision_quality import Threshold, fit_threshold
 from regionr1.evaluation.table import Outcome
+from regionr1.evaluation.threshold import Threshold, fit_threshold
 from regionr1.tracking.callbacks.reported import ReportedModule
 
 
