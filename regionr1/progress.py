@@ -47,9 +47,14 @@ def progress(
     known = total is not None or hasattr(items, "__len__")
     quiet = {"mininterval": EVERY_S, "maxinterval": EVERY_S, "delay": EVERY_S, "miniters": 1}
     return tqdm(
-        items, desc, total, file=_Lines(), unit=unit, bar_format=LINE if known else ENDLESS,
+        items,
+        desc,
+        total,
+        file=_Lines(),
+        unit=unit,
+        bar_format=LINE if known else ENDLESS,
         **{**options, **quiet, "disable": bool(options.get("disable"))},
-    )  # fmt: skip
+    )
 
 
 def duration(seconds: float) -> str:

@@ -121,14 +121,20 @@ class RewardWeights:
         if self.labels not in get_args(Labels):
             raise UserError(f"model.reward.labels is {self.labels!r}: use given or vote")
         if not 0 < self.vote_temperature < math.inf:
-            raise UserError(f"model.reward.vote_temperature is {self.vote_temperature}: set it "
-                            "above 0")  # fmt: skip
+            raise UserError(
+                f"model.reward.vote_temperature is {self.vote_temperature}: set it above 0"
+            )
         if not 0 <= self.vote_share <= 1:
             raise UserError(f"model.reward.vote_share is {self.vote_share}: set it from 0 to 1")
         numbers = (
-            self.mrr, self.ndcg, self.rank, self.margin, self.right_full, self.malformed,
+            self.mrr,
+            self.ndcg,
+            self.rank,
+            self.margin,
+            self.right_full,
+            self.malformed,
             self.invalid,
-        )  # fmt: skip
+        )
         if not all(0 <= number < math.inf for number in numbers):
             raise UserError(f"Reward weights must be at least 0 and finite, got {self}.")
 

@@ -26,8 +26,11 @@ from regionr1.builtin.scenes import APART, Box
 Kind = Literal["thing_clear", "thing_home", "place_wide", "place_small"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SHARES: dict[Kind, float] = {
-    "thing_clear": 0.31, "thing_home": 0.21, "place_wide": 0.21, "place_small": 0.27,
-}  # fmt: skip
+    "thing_clear": 0.31,
+    "thing_home": 0.21,
+    "place_wide": 0.21,
+    "place_small": 0.27,
+}
 WANTS_CROP: tuple[Kind, ...] = ("thing_clear", "place_small")
 
 # longest sides, as shares of the scene's short side

@@ -291,5 +291,8 @@ def _pixelated(rng: np.random.Generator, image: Image.Image) -> Image.Image:
 
 
 STYLES: dict[Style, Callable[[np.random.Generator, Image.Image], Image.Image]] = {
-    "flat": _flat, "painted": _painted, "sketched": _sketched, "pixelated": _pixelated,
-}  # fmt: skip
+    "flat": _flat,
+    "painted": _painted,
+    "sketched": _sketched,
+    "pixelated": _pixelated,
+}

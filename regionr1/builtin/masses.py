@@ -113,8 +113,10 @@ def _castle(
         left, w, top = x + k * half, half * 0.2, horizon - up * tall
         tone = mix(colour, (60, 60, 80), 0.3)
         pen.rectangle((left - w, top, left + w, horizon), fill=tone)
-        pen.polygon([(left - w * 1.3, top), (left, top - up * 0.5), (left + w * 1.3, top)],
-                    fill=(150, 50, 50))  # fmt: skip
+        pen.polygon(
+            [(left - w * 1.3, top), (left, top - up * 0.5), (left + w * 1.3, top)],
+            fill=(150, 50, 50),
+        )
 
 
 def _pyramids(
@@ -134,9 +136,14 @@ def _windmills(
     for k in range(3):
         x, up = wide * (0.2 + 0.3 * k + own.uniform(-0.08, 0.08)), high * own.uniform(0.24, 0.36)
         pen.polygon(
-            [(x - up * 0.16, horizon), (x - up * 0.09, horizon - up), (x + up * 0.09, horizon - up),
-             (x + up * 0.16, horizon)], fill=colour,
-        )  # fmt: skip
+            [
+                (x - up * 0.16, horizon),
+                (x - up * 0.09, horizon - up),
+                (x + up * 0.09, horizon - up),
+                (x + up * 0.16, horizon),
+            ],
+            fill=colour,
+        )
         turn = own.uniform(0, 1.5)
         for blade in range(4):
             angle = turn + blade * np.pi / 2
@@ -145,7 +152,14 @@ def _windmills(
 
 
 MASS_PENS: dict[str, Callable[[np.random.Generator, Pen, Colour, int, int, int], None]] = {
-    "peaks": _peaks, "mesa": _mesa, "volcano": _volcano, "pines": _pines, "skyline": _skyline,
-    "arch": _arch, "hills": _hills, "castle": _castle, "pyramids": _pyramids,
+    "peaks": _peaks,
+    "mesa": _mesa,
+    "volcano": _volcano,
+    "pines": _pines,
+    "skyline": _skyline,
+    "arch": _arch,
+    "hills": _hills,
+    "castle": _castle,
+    "pyramids": _pyramids,
     "windmills": _windmills,
-}  # fmt: skip
+}

@@ -24,8 +24,10 @@ from regionr1.algorithm.answers import FULL_ANSWER, REGION_PREFIX, REGION_SUFFIX
 from regionr1.files import whole_file
 from regionr1.policy.processor import ImageTextProcessor
 
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
-           "<|image_pad|>", "<|video_pad|>")  # fmt: skip
+SPECIAL = tuple(
+    f"<|{name}|>"
+    for name in "endoftext im_start im_end vision_start vision_end image_pad video_pad".split()
+)
 NUMBERS = 1000
 SEEN_PIXELS = 128 * 128
 PATCH = 16
@@ -112,7 +114,7 @@ def build_policy(
                 "rope_type": "default",
                 "mrope_section": [4, 6, 6],
                 "rope_theta": 10000.0,
-            },  # fmt: skip
+            },
             "tie_word_embeddings": True,
             "bos_token_id": None,
             "eos_token_id": token("<|im_end|>"),

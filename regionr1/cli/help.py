@@ -29,11 +29,16 @@ def verb_help(verb: str, about: str) -> str:
     options = OPTIONS | OF_VERB.get(verb, {})
     width = max(map(len, options))
     lines = [f"  {name:<{width}}  {text}" for name, text in options.items()]
-    return "\n".join([
-        f"usage: regionr1 {verb} [-c NAME_OR_FILE ...] [--KEY VALUE ...]", "",
-        f"{about[0].upper()}{about[1:]}.", "",
-        *lines, "",
-        f"`regionr1 {verb} --help all` lists every key with its meaning, and",
-        f"`regionr1 {verb} -c quickstart --print_config` shows them with their values.",
-        "",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            f"usage: regionr1 {verb} [-c NAME_OR_FILE ...] [--KEY VALUE ...]",
+            "",
+            f"{about[0].upper()}{about[1:]}.",
+            "",
+            *lines,
+            "",
+            f"`regionr1 {verb} --help all` lists every key with its meaning, and",
+            f"`regionr1 {verb} -c quickstart --print_config` shows them with their values.",
+            "",
+        ]
+    )

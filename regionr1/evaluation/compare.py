@@ -137,12 +137,14 @@ def _difference_part(runs: Sequence[TestedRun], method: str, resamples: int) -> 
     for n, (name, values) in enumerate(found.items()):
         for metric in COMPARED:
             p = corrected[metric][n]
-            rows.append([
-                *(f"{name} - {runs[0].name}", METRICS[metric]),
-                interval_cell(values[metric], "+.3f"),
-                "-" if p is None else f"{p:.4f}",
-                verdict(values[metric]),
-            ])  # fmt: skip
+            rows.append(
+                [
+                    *(f"{name} - {runs[0].name}", METRICS[metric]),
+                    interval_cell(values[metric], "+.3f"),
+                    "-" if p is None else f"{p:.4f}",
+                    verdict(values[metric]),
+                ]
+            )
     note = (
         "95% intervals: paired bootstrap on the same queries, resampled by entity. p: paired "
         "permutation test, by entity"

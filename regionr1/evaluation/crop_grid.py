@@ -67,9 +67,9 @@ def crop_grid_outcomes(
     boxes = grid()
     for chunk in chunks(samples):
         crops = [[crop_px(torch.tensor(b), *s.image.size) for b in boxes] for s in chunk]
-        views = np.stack([
-            _kept(sample, cut, scorer, kept) for sample, cut in zip(chunk, crops, strict=True)
-        ])  # fmt: skip
+        views = np.stack(
+            [_kept(sample, cut, scorer, kept) for sample, cut in zip(chunk, crops, strict=True)]
+        )
         for i, (sample, cut) in enumerate(zip(chunk, crops, strict=True)):
             own = [
                 outcome_of(sample, "best_of_grid", view, crop)

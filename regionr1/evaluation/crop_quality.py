@@ -92,10 +92,12 @@ def crop_quality_table(by_seed: Sequence[Sequence[CropQuality]]) -> str:
                 for name in ("iou", "containment", "pointing", "area")
             ]
             counts = [sum(row.n for row in same), sum(row.n_skipped for row in same)]
-            rows.append([
-                first.method,
-                *(interval_cell(Interval(value, None, None)) for value in values),
-                *(f"{count / len(same):.0f}" for count in counts),
-            ])  # fmt: skip
+            rows.append(
+                [
+                    first.method,
+                    *(interval_cell(Interval(value, None, None)) for value in values),
+                    *(f"{count / len(same):.0f}" for count in counts),
+                ]
+            )
     heads = ["crops against reference boxes", "IoU", "containment", "pointing", "area"]
     return markdown_table([*heads, "N", "not cropped"], rows)

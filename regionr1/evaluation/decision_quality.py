@@ -157,15 +157,15 @@ def decision_quality(name: str, cases: Sequence[Case], resamples: int = 1000) ->
     regrets = np.stack([(best == 1).astype(float) - (chosen == 1), best - chosen], axis=1)
     target, p_decided = better[decided], p[decided]
     calibrated = target.size > 0
-    draws = np.concatenate([
-        np.column_stack([
-            divide(weights @ regrets, weights.sum(1, keepdims=True).repeat(2, axis=1)),
-            weighted_auroc(target, p_decided, weights[:, decided]),
-        ])
-        for weights in _query_counts(cases, resamples)
-    ] or [np.zeros((0, 3))])  # fmt: skip
+    draws = [np.zeros((0, 3))]
+    for weights in _query_counts(cases, resamples):
+        queries = weights.sum(1, keepdims=True).repeat(2, axis=1)
+        drawn = weighted_auroc(target, p_decided, weights[:, decided])
+        draws.append(np.column_stack([divide(weights @ regrets, queries), drawn]))
     area = auroc(target, p_decided)
-    regret_recall, regret_mrr, told = _with_intervals([*regrets.mean(0), area], draws)
+    regret_recall, regret_mrr, told = _with_intervals(
+        [*regrets.mean(0), area], np.concatenate(draws)
+    )
     return DecisionQuality(
         name=name,
         n=len(cases),

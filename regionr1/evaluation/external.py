@@ -108,8 +108,9 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _pages(record: Any, where: str) -> list[str]:
-    entries = next((record[name] for name in LISTS if isinstance(record, dict) and name in record),
-                   None)  # fmt: skip
+    entries = next(
+        (record[name] for name in LISTS if isinstance(record, dict) and name in record), None
+    )
     if isinstance(record, dict) and entries is None:
         searched = record.get("image_search_results")
         entries = searched.get("organic") if isinstance(searched, dict) else None

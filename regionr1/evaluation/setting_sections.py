@@ -36,10 +36,12 @@ def setting_sections(setting: Setting) -> list[Section]:
     )
     conditional = Section(
         "Where the pool holds a positive (table 2)",
-        [f"CondR@K = hits at K among the {max(positive.values())} queries whose pool holds a "
-         "positive (Eq. 10)."],
+        [
+            f"CondR@K = hits at K among the {max(positive.values())} queries whose pool holds a "
+            "positive (Eq. 10)."
+        ],
         [format_table([_over_positives(row) for row in rows], CONDITIONAL, CONDITIONAL[:3])],
-    )  # fmt: skip
+    )
     return [
         section
         for section in (

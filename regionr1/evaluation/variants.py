@@ -106,9 +106,15 @@ def settings_table(settings: Sequence[Setting], method: str) -> str:
         counts = (str(len(setting.runs)), str(row.n_pool_positive), str(row.n), str(row.n_skipped))
         rows.append([setting.name, *cells, gap, p, *counts])
     heads = [
-        f"row {method}", *(METRICS[metric] for metric in COMPARED),
-        f"{METRICS[shown]} minus {first.name}", "p, Holm", "seeds", "N of CondR", "N", "skipped",
-    ]  # fmt: skip
+        f"row {method}",
+        *(METRICS[metric] for metric in COMPARED),
+        f"{METRICS[shown]} minus {first.name}",
+        "p, Holm",
+        "seeds",
+        "N of CondR",
+        "N",
+        "skipped",
+    ]
     return markdown_table(heads, rows)
 
 

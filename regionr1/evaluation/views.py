@@ -122,10 +122,12 @@ class Evaluator:
         p = chosen.p_full.to(full.scores.device)[:, None]
         cut = torch.tensor([d == Decision.REGION for d in region.decisions], device=p.device)
         crop_scores = torch.where(cut[:, None], region.scores, full.scores)
-        both = torch.stack([
-            full.scores / SOFT_TEMPERATURE + p.clamp(min=_NEVER).log(),
-            crop_scores / SOFT_TEMPERATURE + (1 - p).clamp(min=_NEVER).log(),
-        ])  # fmt: skip
+        both = torch.stack(
+            [
+                full.scores / SOFT_TEMPERATURE + p.clamp(min=_NEVER).log(),
+                crop_scores / SOFT_TEMPERATURE + (1 - p).clamp(min=_NEVER).log(),
+            ]
+        )
         scores = SOFT_TEMPERATURE * both.logsumexp(0)
         return self._ranked(batch, chosen.decisions, chosen.crops_px, scores, chosen.p_full)
 

@@ -344,9 +344,15 @@ class CropPolicy(LightningModule):
             with self.stage("decode"):
                 sides = self.frame.sides(prompt.seen_hw)
                 done = decode(
-                    self.base, prefix, self.tokens, plan, temperature, generator, sides,
+                    self.base,
+                    prefix,
+                    self.tokens,
+                    plan,
+                    temperature,
+                    generator,
+                    sides,
                     language=self.compiled_language(),
-                )  # fmt: skip
+                )
         rollouts = read_rollouts(
             self.tokenizer,
             self.frame,

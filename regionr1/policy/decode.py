@@ -128,8 +128,9 @@ class _Run:
         if self.tokens.grammar is None:
             self.take(self.plan.where((self.plan != FREE).cumprod(1).bool(), NOTHING))
         elif self.tokens.shared:
-            self.take(torch.tensor(self.tokens.shared, device=self.rows.device).expand(
-                len(self.rows), -1))  # fmt: skip
+            self.take(
+                torch.tensor(self.tokens.shared, device=self.rows.device).expand(len(self.rows), -1)
+            )
         for choice in range(self.length):
             draw = None if draws is None else draws[self.rows, choice]
             self.take(self.choose(temperature, draw), feed=False)

@@ -158,8 +158,10 @@ def _example() -> Any:
     red, green = (Image.new("RGB", (32, 32), colour) for colour in ("red", "green"))
     scene = Image.new("RGB", (128, 96), "green")
     scene.paste(red, (10, 10))
-    return pd.DataFrame({
-        "image": [encoded(scene)],
-        "question": ["What is this?"],
-        "candidates": [[encoded(red), encoded(green)]],
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "image": [encoded(scene)],
+            "question": ["What is this?"],
+            "candidates": [[encoded(red), encoded(green)]],
+        }
+    )

@@ -17,22 +17,26 @@ from regionr1.serve.limits import Limits
 from regionr1.serve.region_reranker import RegionReranker
 from regionr1.serve.service import Answer, Service, failed
 
+
+def _columns(**kinds: DataType | Array) -> Schema:
+    """Columns by their names, each of which a row may lack."""
+    return Schema([ColSpec(kind, name, required=False) for name, kind in kinds.items()])
+
+
 SIGNATURE = ModelSignature(
-    inputs=Schema([
-        ColSpec(DataType.string, "image", required=False),
-        ColSpec(DataType.string, "question", required=False),
-        ColSpec(Array(DataType.string), "candidates", required=False),
-    ]),
-    outputs=Schema([
-        ColSpec(DataType.string, "decision", required=False),
-        ColSpec(DataType.double, "p_full", required=False),
-        ColSpec(DataType.double, "p_region", required=False),
-        ColSpec(Array(DataType.long), "box", required=False),
-        ColSpec(Array(DataType.long), "ranking", required=False),
-        ColSpec(Array(DataType.double), "scores", required=False),
-        ColSpec(DataType.string, "error", required=False),
-    ]),
-)  # fmt: skip
+    inputs=_columns(
+        image=DataType.string, question=DataType.string, candidates=Array(DataType.string)
+    ),
+    outputs=_columns(
+        decision=DataType.string,
+        p_full=DataType.double,
+        p_region=DataType.double,
+        box=Array(DataType.long),
+        ranking=Array(DataType.long),
+        scores=Array(DataType.double),
+        error=DataType.string,
+    ),
+)
 
 
 class ServedModel(mlflow.pyfunc.PythonModel):

@@ -129,14 +129,18 @@ def inference(
     for turn in range(args.rounds + 1):
         for name, way in ways.items():
             measure(way, policy, reranker, costs[name] if turn else Cost(), memory=False)
-    print(f"{args.queries} queries at once, prompt {prompt} tokens, K={args.candidates} embedded; "
-          f"{args.rounds} rounds in turns; a query:")  # fmt: skip
+    print(
+        f"{args.queries} queries at once, prompt {prompt} tokens, K={args.candidates} embedded; "
+        f"{args.rounds} rounds in turns; a query:"
+    )
     processor = {name: cost.processor_s / args.queries for name, cost in costs.items()}
     ours = processor["RegionReranker, lists"]
     for name, cost in costs.items():
         wall = cost.step_s / args.queries
-        print(f"  {name:<36}{processor[name]:8.3f} s of processor time, {wall:8.3f} s wall, "
-              f"{processor[name] / ours:6.2f} x lists")  # fmt: skip
+        print(
+            f"  {name:<36}{processor[name]:8.3f} s of processor time, {wall:8.3f} s wall, "
+            f"{processor[name] / ours:6.2f} x lists"
+        )
     print(f"\n{_by_batch(args, policy, reranker, device)}")
     return processor
 
@@ -167,9 +171,14 @@ def _by_batch(
         for _ in range(args.rounds):
             measure(answer, policy, reranker, cost)
         memory = f"{first.peak_bytes / 1e6:,.0f}"
-        rows.append([
-            str(queries), f"{cost.step_s:.3f}", f"{cost.step_s / queries:.3f}",
-            f"{queries / cost.step_s:.2f}", memory,
-        ])  # fmt: skip
+        rows.append(
+            [
+                str(queries),
+                f"{cost.step_s:.3f}",
+                f"{cost.step_s / queries:.3f}",
+                f"{queries / cost.step_s:.2f}",
+                memory,
+            ]
+        )
     heads = ["queries together", "s", "s a query", "queries a second", "MB above rest"]
     return markdown_table(heads, rows)

@@ -35,8 +35,10 @@ def run(args: argparse.Namespace, folder: Path) -> None:
     """
     dtype = getattr(torch, args.dtype)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(f"machine: {torch.cuda.get_device_name() if device.type == 'cuda' else 'no GPU'}; torch "
-          f"{torch.__version__}, {torch.get_num_threads()} threads")  # fmt: skip
+    print(
+        f"machine: {torch.cuda.get_device_name() if device.type == 'cuda' else 'no GPU'}; torch "
+        f"{torch.__version__}, {torch.get_num_threads()} threads"
+    )
     torch.manual_seed(0)
     build_shape(folder, SHAPES[args.shape], dtype)
     policy = CropPolicy(
@@ -53,8 +55,10 @@ def run(args: argparse.Namespace, folder: Path) -> None:
             torch.nn.init.normal_(parameter, std=0.02)
     policy.tokens.banned[policy.tokens.eos] = True  # free text goes on to its full length
     weights = sum(p.numel() for p in policy.base.parameters())
-    print(f"policy: {args.shape}, {weights / 1e6:.0f} M weights, {args.dtype}, path {args.path}, "
-          f"grammar {'on' if args.grammar else 'off'}, reward {args.reward}")  # fmt: skip
+    print(
+        f"policy: {args.shape}, {weights / 1e6:.0f} M weights, {args.dtype}, path {args.path}, "
+        f"grammar {'on' if args.grammar else 'off'}, reward {args.reward}"
+    )
     if args.inference:
         inference(args, policy, device)
         return
@@ -83,16 +87,15 @@ def _compare(
     if reranker is not None:
         reranker.remember = 0  # every step is timed as if its queries were new
     dim = 8 if reranker is None else reranker.scorer.dim
-    work = make_work(
-        args.queries, args.image, args.text, args.candidates, dim, args.completion
-    )  # fmt: skip
+    work = make_work(args.queries, args.image, args.text, args.candidates, dim, args.completion)
     work.batch = work.batch.to(device)
     objective = Objective(
         decision=args.decision, kl_weight=args.kl, max_completion_length=policy.max_new_tokens
     )
     with torch.no_grad():  # how long are prompt and answer?
-        drawn = policy.sample(work.batch.images[:1], work.batch.questions[:1], 2,
-                              torch.ones(1, 2, dtype=torch.long))  # fmt: skip
+        drawn = policy.sample(
+            work.batch.images[:1], work.batch.questions[:1], 2, torch.ones(1, 2, dtype=torch.long)
+        )
     prompt, answer = drawn.prompt.mask.shape[1], int(drawn.mask.sum(-1).max())
     choices = int(drawn.chosen.sum(-1).max())
     if args.grammar:
@@ -130,30 +133,45 @@ def _compare(
     for name, found in costs.items():
         cost, dense = total(found), name != "ours"
         floor = step_floor(
-            policy, args.queries, args.group, prompt, images, answer,
-            answer if dense else choices, dense, args.kl > 0,
-        )  # fmt: skip
+            policy,
+            args.queries,
+            args.group,
+            prompt,
+            images,
+            answer,
+            answer if dense else choices,
+            dense,
+            args.kl > 0,
+        )
         _table(name, cost, peak[name])
         least = floor.seconds(flop_s, bytes_s)
-        print(f"  floor: {floor.flop / 1e9:.0f} GFLOP and {floor.bytes / 1e9:.2f} GB of weights, "
-              f"{least:.3f} s here; measured {cost.step_s:.3f} s")  # fmt: skip
+        print(
+            f"  floor: {floor.flop / 1e9:.0f} GFLOP and {floor.bytes / 1e9:.2f} GB of weights, "
+            f"{least:.3f} s here; measured {cost.step_s:.3f} s"
+        )
     for name in [*ways][1:]:
         pairs = [*zip(costs[name], costs["ours"], strict=True)]
-        print(f"\n{name} / ours: {_ratio([a.processor_s / b.processor_s for a, b in pairs])} in "
-              f"processor time, {_ratio([a.step_s / b.step_s for a, b in pairs])} in seconds, pair "
-              "by pair")  # fmt: skip
+        print(
+            f"\n{name} / ours: {_ratio([a.processor_s / b.processor_s for a, b in pairs])} in "
+            f"processor time, {_ratio([a.step_s / b.step_s for a, b in pairs])} in seconds, pair "
+            "by pair"
+        )
     if "trl" in args.against:
         print(f"log-probabilities of TRL's answers, ours against TRL's: {trl.gap():.1e} apart")
     if not args.skip_gap:
         loss, grad = stepper.gap()
-        print(f"same rollouts, {args.path} against dense: loss {loss:.1e} and gradients {grad:.1e} "
-              "apart, relative")  # fmt: skip
+        print(
+            f"same rollouts, {args.path} against dense: loss {loss:.1e} and gradients {grad:.1e} "
+            "apart, relative"
+        )
 
 
 def _brief(cost: Cost, peak: int) -> str:
     passed = ", ".join(f"{number / cost.steps:,.0f} {what}" for what, number in cost.passed.items())
-    return (f"{cost.step_s:.3f} s, on the processor {cost.processor_s:.3f} s; "
-            f"{peak / 1e6:,.0f} MB above rest; {passed}")  # fmt: skip
+    return (
+        f"{cost.step_s:.3f} s, on the processor {cost.processor_s:.3f} s; "
+        f"{peak / 1e6:,.0f} MB above rest; {passed}"
+    )
 
 
 def _ratio(pairs: list[float]) -> str:
@@ -164,8 +182,10 @@ def _ratio(pairs: list[float]) -> str:
 def _table(name: str, cost: Cost, peak: int) -> None:
     seconds = sum(cost.seconds.values())
     system, faults = cost.system_s / cost.steps, cost.page_faults / cost.steps
-    print(f"\n{name}: {cost.step_s:.3f} s a step; on the processor {cost.processor_s:.3f} s, of "
-          f"these {system:.3f} s the system's, with {faults:,.0f} page faults")  # fmt: skip
+    print(
+        f"\n{name}: {cost.step_s:.3f} s a step; on the processor {cost.processor_s:.3f} s, of "
+        f"these {system:.3f} s the system's, with {faults:,.0f} page faults"
+    )
     for stage, spent in sorted(cost.seconds.items(), key=lambda item: -item[1]):
         print(f"  {stage:<20} {spent / cost.steps:8.3f} s  {spent / seconds:6.1%}")
     for what, number in cost.passed.items():

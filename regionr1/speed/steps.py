@@ -107,10 +107,13 @@ class Stepper:
         rewards = trivial_reward(ids[:, 0].unflatten(0, (-1, size)))
         shape = (len(batch), size)
         group = Group(
-            mask.view(*shape, -1), torch.zeros_like(mask).view(*shape, -1),
-            torch.zeros_like(mask).view(*shape, -1), torch.zeros(shape).bool(),
-            torch.zeros(shape), rewards,
-        )  # fmt: skip
+            mask.view(*shape, -1),
+            torch.zeros_like(mask).view(*shape, -1),
+            torch.zeros_like(mask).view(*shape, -1),
+            torch.zeros(shape).bool(),
+            torch.zeros(shape),
+            rewards,
+        )
         loss = _loss(
             replace(self.objective, decision="on_policy"),
             group,

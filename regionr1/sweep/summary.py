@@ -32,13 +32,18 @@ def trials_csv(study: Study, metrics: Sequence[str]) -> str:
     for trial in trials:
         values = trial.values or _last(trial, len(metrics))
         seconds = "" if trial.duration is None else f"{trial.duration.total_seconds():.1f}"
-        writer.writerow([
-            trial.number, trial.state.name,
-            *("" if value is None else f"{value:.6g}" for value in values),
-            *(trial.params.get(name, "") for name in names),
-            trial.user_attrs.get(STEP_ATTR, ""), seconds,
-            trial.user_attrs.get(RUN_ATTR, ""), trial.user_attrs.get(REASON_ATTR, ""),
-        ])  # fmt: skip
+        writer.writerow(
+            [
+                trial.number,
+                trial.state.name,
+                *("" if value is None else f"{value:.6g}" for value in values),
+                *(trial.params.get(name, "") for name in names),
+                trial.user_attrs.get(STEP_ATTR, ""),
+                seconds,
+                trial.user_attrs.get(RUN_ATTR, ""),
+                trial.user_attrs.get(REASON_ATTR, ""),
+            ]
+        )
     return out.getvalue()
 
 

@@ -168,8 +168,11 @@ def _retrieval(run: TestedRun, work: Path) -> Section:
     kept = [o for o in run.outcomes if o.method in ("full", "policy")]
     rows = metrics_table([*kept, *found], n_total=len(policy))
     note = "Rows called searched rebuild the pool by their view; the others order the full image's."
-    return Section(f"Cropping at retrieval (table 8), {run.name}", [note],
-                   [format_table(rows, shown, ("recall_at_1", "recall_at_20"))])  # fmt: skip
+    return Section(
+        f"Cropping at retrieval (table 8), {run.name}",
+        [note],
+        [format_table(rows, shown, ("recall_at_1", "recall_at_20"))],
+    )
 
 
 def _named_files(rankings: Sequence[str]) -> dict[str, Path]:
@@ -193,10 +196,16 @@ def _overview(
             for run in setting.runs:
                 full = by_method(run.outcomes)["full"]
                 positive = sum(outcome.pool_has_positive for outcome in full.values())
-                rows.append([
-                    run.name, setting.name, scorer_of(run), str(len(full)),
-                    str(positive), str(len({outcome.cluster for outcome in full.values()})),
-                ])  # fmt: skip
+                rows.append(
+                    [
+                        run.name,
+                        setting.name,
+                        scorer_of(run),
+                        str(len(full)),
+                        str(positive),
+                        str(len({outcome.cluster for outcome in full.values()})),
+                    ]
+                )
                 wrong += [f"{run.name}: {text}" for text in contradictions(run.outcomes)]
     heads = ["run", "setting", "scorer", "N", "pools with a positive", "entities"]
     tables = [markdown_table(heads, rows)]
@@ -212,9 +221,10 @@ def _overview(
 def _compared(settings: Sequence[Setting]) -> Section:
     shared = [m for m in settings[0].methods if all(m in other.methods for other in settings)]
     tables = [
-        settings_table(settings, method) for method in ("policy", "policy_region")
+        settings_table(settings, method)
+        for method in ("policy", "policy_region")
         if method in shared
-    ]  # fmt: skip
+    ]
     notes = [
         "p is of the difference in CondR@1 to the first setting, corrected by Holm for the number "
         "of settings.",
@@ -269,12 +279,17 @@ def _case_sections(run: TestedRun, root: Path | None, n: int) -> list[Section]:
     shown = cases_of(run.outcomes, samples, root)
     legend = "Orange: the policy's crop. Dashed: the reference box. Green: the right entity."
     return [
-        Section(f"{title} (table 3), {run.name}", [legend], (), [
-            (_caption(case), case_picture([case], TOP))
-            for case in (shown[key] for key in keys if key in shown)
-        ])
+        Section(
+            f"{title} (table 3), {run.name}",
+            [legend],
+            (),
+            [
+                (_caption(case), case_picture([case], TOP))
+                for case in (shown[key] for key in keys if key in shown)
+            ],
+        )
         for title, keys in chosen.items()
-    ]  # fmt: skip
+    ]
 
 
 def _caption(case: Case) -> str:

@@ -169,12 +169,15 @@ class SpoolingClient(MlflowClient):
         """Logs metrics, parameters and tags; asynchronous batches are left to MLflow."""
         if synchronous is False:
             return super().log_batch(run_id, metrics, params, tags, synchronous)
-        return self._write({
-            "op": "log_batch", "run_id": run_id,
-            "metrics": [[m.key, m.value, m.timestamp, m.step] for m in metrics],
-            "params": [[param.key, redacted(str(param.value))] for param in params],
-            "tags": [[tag.key, redacted(str(tag.value))] for tag in tags],
-        })  # fmt: skip
+        return self._write(
+            {
+                "op": "log_batch",
+                "run_id": run_id,
+                "metrics": [[m.key, m.value, m.timestamp, m.step] for m in metrics],
+                "params": [[param.key, redacted(str(param.value))] for param in params],
+                "tags": [[tag.key, redacted(str(tag.value))] for tag in tags],
+            }
+        )
 
     def set_tag(self, run_id: str, key: str, value: Any, synchronous: bool | None = None) -> Any:
         """Set a tag, through the spool like everything else."""
