@@ -42,7 +42,7 @@ from regionr1.tracking.callbacks.throughput import Throughput
 from regionr1.tracking.callbacks.trial import trial_from_environment
 from regionr1.tracking.refusals import chain, comes_from_tracking, refusal
 from regionr1.tracking.resume import ResumableRun
-from regionr1.tracking.run_files import tracker
+from regionr1.tracking.run_files import callbacks_of, tracker
 from regionr1.training.checkpoint import read_checkpoint, refuse_other_architecture
 
 LOGGER = {"class_path": "regionr1.tracking.logger.TrackingLogger", "init_args": {}}
@@ -157,9 +157,8 @@ class RegionCLI(LightningCLI):
             logger = tracker(self.trainer)
             if subcommand != "fit" and logger is not None:
                 logger.evaluated_step = int(checkpoint["global_step"])
-        found = {type(callback): callback for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
-        interruption = cast(Interruption, found[Interruption])
-        locked = cast(Locked, found[Locked])
+        (interruption,) = callbacks_of(self.trainer, Interruption)
+        (locked,) = callbacks_of(self.trainer, Locked)
         try:
             super()._run_subcommand(subcommand)
         except BaseException as error:

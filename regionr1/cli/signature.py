@@ -8,6 +8,7 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from inspect import getdoc
+from pathlib import Path
 from typing import Any
 
 
@@ -19,8 +20,8 @@ def described(module: str, name: str) -> Callable[..., Any]:
         name: Its name; that of a class is imported at once.
     """
     spec = find_spec(module)
-    source = spec.loader.get_source(module) if spec and spec.loader else None  # type: ignore[attr-defined]
-    tree = ast.parse(source or "")
+    assert spec is not None and spec.origin is not None
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
     found = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name]
     if not found:
         return getattr(import_module(module), name)
@@ -35,7 +36,8 @@ def described(module: str, name: str) -> Callable[..., Any]:
     function.body = [*function.body[:1], *call]
     # Of this module for those who would import it, as jsonargparse does.
     names: dict[str, Any] = {"__name__": __name__, "_run": run}
-    exec(compile(ast.Module([*needed, function], []), spec.origin, "exec"), names)  # type: ignore[union-attr,arg-type]
+    body: list[ast.stmt] = [*needed, function]
+    exec(compile(ast.Module(body, []), spec.origin, "exec"), names)
     made: Callable[..., Any] = names[name]
     assert getdoc(made), f"{module}:{name} has no docstring, which is its help"
     return made

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations, cycle
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from regionr1.evaluation.behaviour import Behaviour
 from regionr1.evaluation.bootstrap import Interval
@@ -37,7 +37,7 @@ POLICY_METRICS = (
 DIFFERENCE_METRICS = ("cond_recall_at_1", "recall_at_1", "mrr")
 DECISION_CURVES = ("decision_auroc", "region_rate_crop_better", "region_rate_full_better")
 """Validation metrics that tell how the decision was learned, without their `val/`."""
-BEHAVIOUR = {
+BEHAVIOUR: dict[Literal["auroc", "wording_auroc", "regret", "of_better"], str] = {
     "auroc": 'AUROC of P(REGION) against "the crop ranks better"',
     "wording_auroc": "the same within one wording",
     "regret": "regret in R@1",
@@ -127,10 +127,7 @@ def _gain_table(variant: str, runs: Mapping[int, SeedRun]) -> str:
 def _behaviour_table(variant: str, runs: Mapping[int, SeedRun]) -> str:
     """How well a variant decides, mean and by seed; gains with their intervals over queries."""
     of_seeds = [run["behaviour"] for run in runs.values()]
-    rows = [
-        _row(words, [found[name] for found in of_seeds])  # type: ignore[literal-required]
-        for name, words in BEHAVIOUR.items()
-    ]
+    rows = [_row(words, [found[name] for found in of_seeds]) for name, words in BEHAVIOUR.items()]
     kinds = list(dict.fromkeys(kind for found in of_seeds for kind in found["crop_rates"]))
     for kind in kinds:
         rates = [found["crop_rates"].get(kind) for found in of_seeds]
@@ -150,7 +147,7 @@ def _decisions_table(results: Runs) -> str:
     rows = []
     for variant, runs in results.items():
         found = [run["behaviour"] for run in runs.values()]
-        cells = [spread_cell([one[name] for one in found]) for name in BEHAVIOUR]  # type: ignore[literal-required]
+        cells = [spread_cell([one[name] for one in found]) for name in BEHAVIOUR]
         cells += [spread_cell([one["crop_rates"].get(kind) for one in found]) for kind in WANTED]
         boxes = [one["above"]["boxes"].value for one in found if "boxes" in one["above"]]
         rows.append([variant, spread_cell([_cond(r, "policy") for r in runs.values()]), *cells])

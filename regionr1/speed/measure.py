@@ -136,10 +136,11 @@ def _count(
             return decoded(*args, **kwargs)
 
         compiled, policy.compiled = policy.compiled, (policy.compiled[0], counted_decode)
-    names = () if reranker is None else ("embed_images", "embed_candidates")
+    scorer: Any = None if reranker is None else reranker.scorer
+    names = () if scorer is None else ("embed_images", "embed_candidates")
     inside: list[str] = []  # one of the two may call the other
     for name in names:
-        plain = getattr(reranker.scorer, name)  # type: ignore[union-attr]
+        plain = getattr(scorer, name)
 
         def counted(
             images: Any, *rest: Any, name: str = name, plain: Callable[..., Any] = plain
@@ -151,7 +152,7 @@ def _count(
             finally:
                 inside.pop()
 
-        object.__setattr__(reranker.scorer, name, counted)  # type: ignore[union-attr]
+        object.__setattr__(scorer, name, counted)
     try:
         yield
     finally:
@@ -159,7 +160,7 @@ def _count(
         for hook in hooks:
             hook.remove()
         for name in names:
-            object.__delattr__(reranker.scorer, name)  # type: ignore[union-attr]
+            object.__delattr__(scorer, name)
 
 
 @contextmanager

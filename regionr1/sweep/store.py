@@ -30,7 +30,11 @@ MAX_RETRIES = 3  # of a trial whose worker died, before it counts as failed
 
 def _refuse_other_space(plan: SweepPlan, study: Study) -> None:
     """Optuna takes other limits of a number in one study, but no other choices, kind or scale."""
-    from optuna.distributions import CategoricalDistribution, IntDistribution
+    from optuna.distributions import (
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
 
     for trial in study.get_trials(deepcopy=False):
         for parameter in plan.space:
@@ -40,8 +44,9 @@ def _refuse_other_space(plan: SweepPlan, study: Study) -> None:
             if isinstance(known, CategoricalDistribution):
                 same = parameter.kind == "categorical" and known.choices == parameter.choices
             else:
+                assert isinstance(known, IntDistribution | FloatDistribution)
                 kind = "int" if isinstance(known, IntDistribution) else "float"
-                same = (parameter.kind, parameter.log) == (kind, known.log)  # type: ignore[attr-defined]
+                same = (parameter.kind, parameter.log) == (kind, known.log)
             if not same:
                 raise UserError(
                     f"{plan.path}: study {plan.study} searched {parameter.name} otherwise "

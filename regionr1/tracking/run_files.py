@@ -2,9 +2,9 @@
 
 import shutil
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from PIL.Image import Image
 
@@ -12,10 +12,17 @@ from regionr1.errors import redacted
 from regionr1.files import write_text
 from regionr1.tracking.logger import TrackingLogger
 
+Found = TypeVar("Found", bound=Callback)
+
 
 def tracker(trainer: Trainer) -> TrackingLogger | None:
     """The logger of a trainer that logs to MLflow, which may have others beside it."""
     return next((x for x in trainer.loggers if isinstance(x, TrackingLogger)), None)
+
+
+def callbacks_of(trainer: Trainer, kind: type[Found]) -> list[Found]:
+    """The callbacks of a class that a trainer has."""
+    return [each for each in trainer.callbacks if isinstance(each, kind)]  # type: ignore[attr-defined]
 
 
 def other_folder(trainer: Trainer) -> Path | None:

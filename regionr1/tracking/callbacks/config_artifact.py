@@ -11,7 +11,7 @@ from regionr1.errors import redacted
 from regionr1.evaluation.settings import settings
 from regionr1.tracking.description import describe, made_of
 from regionr1.tracking.resume import CONFIG_ARTIFACT
-from regionr1.tracking.run_files import keep_text, tracker
+from regionr1.tracking.run_files import callbacks_of, keep_text, tracker
 
 
 class ConfigArtifact(SaveConfigCallback):
@@ -68,5 +68,5 @@ class ConfigArtifact(SaveConfigCallback):
 
 def resolved_config(trainer: Trainer) -> dict[str, Any] | None:
     """The configuration of a run that came from the command line, else None."""
-    found = [c for c in trainer.callbacks if isinstance(c, ConfigArtifact)]  # type: ignore[attr-defined]
+    found = callbacks_of(trainer, ConfigArtifact)
     return found[0].resolved() if found else None

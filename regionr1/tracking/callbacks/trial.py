@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from regionr1.tracking.callbacks.checkpoints import BestCheckpoint
 from regionr1.tracking.channel import STATE_TAG, TRIAL_VARIABLE, PipeChannel, TrialChannel
-from regionr1.tracking.run_files import tracker
+from regionr1.tracking.run_files import callbacks_of, tracker
 
 
 class TrialCallback(Callback):
@@ -58,8 +58,7 @@ class TrialCallback(Callback):
             return
         stop = False
         # Lightning asks checkpoints last, so what is best by now is not saved yet.
-        best = [each for each in trainer.checkpoint_callbacks if isinstance(each, BestCheckpoint)]
-        kept = all([each.will_save(trainer) for each in best])
+        kept = all([best.will_save(trainer) for best in callbacks_of(trainer, BestCheckpoint)])
         if self.channel is not None and trainer.is_global_zero:
             logged = trainer.callback_metrics
             values = {name: float(logged[name]) for name in self.metrics if name in logged}
