@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from regionr1.errors import UserError
+from regionr1.evaluation.pictures import Case
 from regionr1.evaluation.predictions import Prediction
 from regionr1.evaluation.table import Outcome
 from regionr1.training.checkpoint import refuse_other_architecture
@@ -58,7 +59,7 @@ class TinyModule(LightningModule):
         self.group_size = group_size
         self.optimizer = optimizer
         self.strict_loading = False
-        self.last_validation_examples: list[dict[str, Any]] = []
+        self.last_validation_examples: list[Case] = []
         self.test_outcomes: list[Outcome] = []
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
@@ -71,15 +72,15 @@ class TinyModule(LightningModule):
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         self.log("val/mrr", -self.policy.adapter(batch).square().mean(), batch_size=len(batch))
         self.last_validation_examples = [
-            {
-                "image": Image.new("RGB", (40, 30), (90, 120, 160)),
-                "question": "Where does this bird live?",
-                "decision": "REGION",
-                "box_px": [5, 5, 25, 25],
-                "reference_box_px": None,
-                "rank_full": 3.0,
-                "rank_view": 1.0,
-            }
+            Case(
+                image=Image.new("RGB", (40, 30), (90, 120, 160)),
+                question="Where does this bird live?",
+                decision="REGION",
+                box_px=[5, 5, 25, 25],
+                reference_box_px=None,
+                rank_full=3.0,
+                rank_view=1.0,
+            )
         ]
 
     def test_step(self, batch: Tensor, batch_idx: int) -> None:

@@ -4,11 +4,10 @@ Ranks are of the first positive candidate.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -65,53 +64,48 @@ def caption_colour(rank_full: float | None, rank_view: float | None) -> tuple[in
     return GOOD if view < full else BAD
 
 
-def crop_grid(examples: Sequence[Mapping[str, Any]], columns: int = 4) -> Image.Image:
+def crop_grid(cases: Sequence[Case], columns: int = 4) -> Image.Image:
     """A grid of queries with the policy's boxes, for the gallery of a run.
 
     Args:
-        examples: Dicts with image (PIL), question, decision, box_px, reference_box_px, rank_full,
-            rank_view.
+        cases: The queries; their candidates are not drawn.
         columns: Queries in a row.
     """
-    columns = min(columns, len(examples))
+    columns = min(columns, len(cases))
     caption = 62
-    rows = -(-len(examples) // columns)
+    rows = -(-len(cases) // columns)
     page = Image.new(
         "RGB", (GAP + columns * (TILE + GAP), GAP + rows * (TILE + caption + GAP)), PAPER
     )
     draw = ImageDraw.Draw(page)
-    for i, example in enumerate(examples):
+    for i, case in enumerate(cases):
         x, y = GAP + i % columns * (TILE + GAP), GAP + i // columns * (TILE + caption + GAP)
-        page.paste(
-            query_tile(example["image"], example["box_px"], example["reference_box_px"]), (x, y)
-        )
-        for n, line in enumerate(fit_text(example["question"], TILE, font(SMALL), lines=2)):
+        page.paste(query_tile(case.image, case.box_px, case.reference_box_px), (x, y))
+        for n, line in enumerate(fit_text(case.question, TILE, font(SMALL), lines=2)):
             draw.text((x, y + TILE + 5 + 17 * n), line, fill=INK, font=font(SMALL))
-        before, after = example["rank_full"], example["rank_view"]
-        move = "no ranking" if example["decision"] == "INVALID" else rank_text(after)
-        if example["decision"] == "REGION" and "no positive" not in move:
+        before, after = case.rank_full, case.rank_view
+        move = "no ranking" if case.decision == "INVALID" else rank_text(after)
+        if case.decision == "REGION" and "no positive" not in move:
             move = f"rank {rank_text(before).removeprefix('rank ')} → {move.removeprefix('rank ')}"
-        colour = BAD if example["decision"] == "INVALID" else caption_colour(before, after)
+        colour = BAD if case.decision == "INVALID" else caption_colour(before, after)
         draw.text(
             (x, y + TILE + 41),
-            f"{example['decision']}  {move}",
+            f"{case.decision}  {move}",
             fill=colour,
             font=font(SMALL, bold=True),
         )
     return page
 
 
-def before_after(
-    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]
-) -> Image.Image:
+def before_after(before: Sequence[Case], after: Sequence[Case]) -> Image.Image:
     """The same queries before and after training, as two rows of `crop_grid`, each with a title.
 
     Args:
-        before: Examples as for `crop_grid`, with the policy's choices before training.
+        before: The queries with the policy's choices before training.
         after: The same queries with its choices after it.
     """
     title = 26
-    rows = [crop_grid(examples, len(examples)) for examples in (before, after)]
+    rows = [crop_grid(cases, len(cases)) for cases in (before, after)]
     page = Image.new("RGB", (rows[0].width, sum(row.height + title for row in rows) + title), PAPER)
     draw = ImageDraw.Draw(page)
     legend = "Orange: the policy's crop. Dashed: the target's box, which training never sees."

@@ -4,7 +4,6 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from regionr1.algorithm.answers import Decision
 from regionr1.algorithm.boxes import CropPrior, crop_px, iou, px_to_unit
 from regionr1.algorithm.ranking import entity_ranking, first_positive_rank, margin, ndcg, order
 from regionr1.data.shards.batch import QueryBatch
+from regionr1.evaluation.pictures import Case
 from regionr1.evaluation.predictions import Prediction
 from regionr1.evaluation.table import Outcome
 from regionr1.policy.crop_policy import CropPolicy
@@ -201,21 +201,21 @@ class Evaluator:
             )
         return found
 
-    def examples(self, batch: QueryBatch, full: Views, chosen: Views) -> list[dict[str, Any]]:
+    def examples(self, batch: QueryBatch, full: Views, chosen: Views) -> list[Case]:
         """What the gallery of crops shows of every query."""
         references = batch.reference_box_unit.tolist()
         return [
-            {
-                "image": batch.images[b],
-                "question": batch.questions[b],
-                "decision": chosen.decisions[b].name,
-                "box_px": chosen.crops_px[b],
-                "reference_box_px": None
+            Case(
+                image=batch.images[b],
+                question=batch.questions[b],
+                decision=chosen.decisions[b].name,
+                box_px=chosen.crops_px[b],
+                reference_box_px=None
                 if references[b][0] != references[b][0]
                 else crop_px(references[b], batch.widths[b], batch.heights[b]),
-                "rank_full": full.ranks[b],
-                "rank_view": chosen.ranks[b],
-            }
+                rank_full=full.ranks[b],
+                rank_view=chosen.ranks[b],
+            )
             for b in range(len(batch))
         ]
 

@@ -37,6 +37,7 @@ from regionr1.algorithm.rewards import RewardWeights
 from regionr1.data.shards.batch import QueryBatch
 from regionr1.data.shards.datamodule import RerankDataModule
 from regionr1.errors import UserError
+from regionr1.evaluation.pictures import Case
 from regionr1.evaluation.predictions import Prediction
 from regionr1.evaluation.table import Outcome
 from regionr1.evaluation.views import Evaluator
@@ -147,7 +148,7 @@ class RGRPO(LightningModule):
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.validation = metrics.ViewMetrics()
-        self.last_validation_examples: list[dict[str, Any]] = []
+        self.last_validation_examples: list[Case] = []
         self.test_outcomes: list[Outcome] = []
 
     def setup(self, stage: str) -> None:

@@ -275,10 +275,10 @@ def test_padding_of_the_prior_widens_what_is_cut(policy) -> None:
 def test_the_gallery_gets_pixels(evaluator) -> None:
     batch = colour_batch()
     examples = evaluator.examples(batch, evaluator.full(batch), evaluator.policy(batch))
-    assert [e["box_px"] for e in examples] == [SQUARE_PX, None, None]
-    assert [e["reference_box_px"] for e in examples] == [SQUARE_PX, None, (64, 64, 128, 128)]
-    assert [(e["rank_full"], e["rank_view"]) for e in examples[:2]] == [(2.0, 1.0), (1.0, 1.0)]
-    assert examples[2]["decision"] == "INVALID" and examples[2]["rank_view"] == math.inf
+    assert [e.box_px for e in examples] == [SQUARE_PX, None, None]
+    assert [e.reference_box_px for e in examples] == [SQUARE_PX, None, (64, 64, 128, 128)]
+    assert [(e.rank_full, e.rank_view) for e in examples[:2]] == [(2.0, 1.0), (1.0, 1.0)]
+    assert examples[2].decision == "INVALID" and examples[2].rank_view == math.inf
 
 
 def test_a_random_box_depends_on_the_key_alone() -> None:

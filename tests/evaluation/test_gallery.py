@@ -22,17 +22,17 @@ from regionr1.evaluation.pictures import (
 IMAGE = Image.new("RGB", (200, 100), ImageColor.getrgb("steelblue"))
 
 
-def example(**changes):
-    return {
-        "image": IMAGE,
-        "question": "Where does this bird live, and on what does it feed in winter in the north?",
-        "decision": "REGION",
-        "box_px": [20, 10, 120, 90],
-        "reference_box_px": [25, 5, 110, 80],
-        "rank_full": 4.0,
-        "rank_view": 1.0,
-        **changes,
-    }
+def example(**changes) -> Case:
+    values = dict(
+        image=IMAGE,
+        question="Where does this bird live, and on what does it feed in winter in the north?",
+        decision="REGION",
+        box_px=[20, 10, 120, 90],
+        reference_box_px=[25, 5, 110, 80],
+        rank_full=4.0,
+        rank_view=1.0,
+    )
+    return Case(**{**values, **changes})
 
 
 def test_box_is_drawn_where_it_is() -> None:
@@ -76,9 +76,9 @@ def test_cases() -> None:
         Candidate("", False),
     ]
     cases = [
-        Case(**example(), top_full=top, top_view=top[::-1]),
-        Case(**example(decision="FULL", box_px=None)),
-        Case(**example(decision="INVALID", box_px=None, rank_view=None)),
+        example(top_full=top, top_view=top[::-1]),
+        example(decision="FULL", box_px=None),
+        example(decision="INVALID", box_px=None, rank_view=None),
     ]
     one, three = case_picture(cases[:1]), case_picture(cases)
     assert three.width == one.width and three.height > 2 * one.height

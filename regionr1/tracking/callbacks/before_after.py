@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from regionr1.algorithm.boxes import crop_px
 from regionr1.data.shards.batch import QueryBatch
-from regionr1.evaluation.pictures import before_after
+from regionr1.evaluation.pictures import Case, before_after
 from regionr1.evaluation.table import Outcome
 from regionr1.tracking.callbacks.reported import ReportedModule
 from regionr1.tracking.run_files import keep_picture, other_folder, tracker
@@ -72,21 +72,21 @@ class BeforeAfter(Callback):
             print(f"before and after training: {self.drawn_at}")
 
 
-def example(batch: QueryBatch, b: int, chosen: Outcome, full: Outcome) -> dict[str, Any]:
+def example(batch: QueryBatch, b: int, chosen: Outcome, full: Outcome) -> Case:
     """Query `b` as the gallery shows it."""
     width, height = batch.widths[b], batch.heights[b]
     reference = batch.reference_box_unit[b]
-    return {
-        "image": batch.images[b],
-        "question": batch.questions[b],
-        "decision": chosen.decision,
-        "box_px": None if chosen.box_unit is None else crop_px(chosen.box_unit, width, height),
-        "reference_box_px": crop_px(reference, width, height)
+    return Case(
+        image=batch.images[b],
+        question=batch.questions[b],
+        decision=chosen.decision,
+        box_px=None if chosen.box_unit is None else crop_px(chosen.box_unit, width, height),
+        reference_box_px=crop_px(reference, width, height)
         if bool(reference.isfinite().all())
         else None,
-        "rank_full": full.rank,
-        "rank_view": chosen.rank,
-    }
+        rank_full=full.rank,
+        rank_view=chosen.rank,
+    )
 
 
 def shown_path(folder: str, name: str) -> str:

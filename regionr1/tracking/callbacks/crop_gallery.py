@@ -15,8 +15,7 @@ class CropGallery(Callback):
     The first one is drawn from the sanity check: without a picture at step 0, where MLflow's image
     comparison opens, it shows nothing at all.
 
-    The module shows what it saw in `last_validation_examples`, a list of dicts: image (PIL),
-    question, decision, box_px or None, reference_box_px or None, rank_full, rank_view.
+    The module shows what it saw in `last_validation_examples`.
 
     Args:
         every_n_steps: Optimizer steps between two pictures at least; 0 turns them off.

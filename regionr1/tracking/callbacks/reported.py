@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from regionr1.evaluation.pictures import Case
 from regionr1.evaluation.table import Outcome
 from regionr1.evaluation.views import Evaluator
 
@@ -12,14 +13,12 @@ class ReportedModule(Protocol):
     """A module whose validation, test and adapter can be shown.
 
     Attributes:
-        last_validation_examples: Examples of the last validation, dicts with image (PIL), question,
-            decision ("FULL", "REGION" or "INVALID"), box_px and reference_box_px (original pixels
-            or None), rank_full and rank_view (1-based, inf or None where there is none).
+        last_validation_examples: Examples of the last validation, without candidates.
         test_outcomes: Outcomes of this rank's test queries, all methods.
         evaluator: Ranks candidates by views of the queries.
     """
 
-    last_validation_examples: list[dict[str, Any]]
+    last_validation_examples: list[Case]
     test_outcomes: list[Outcome]
 
     @property
