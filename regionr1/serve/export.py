@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -21,6 +21,11 @@ from regionr1.tracking.resume import CONFIG_ARTIFACT
 from regionr1.tracking.run_folder import folder_of
 from regionr1.tracking.store import default_tracking_uri, prepare_store
 from regionr1.tracking.tested_runs import find_by_name
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+    from pandas import DataFrame
 
 CARD = "README.md"
 
@@ -81,7 +86,7 @@ def export(
     print(f"  mlflow models serve -m {model.model_uri} --env-manager local --port 5001")
 
 
-def _collected(client: Any, run: Any, folder: Path) -> Path:
+def _collected(client: "MlflowClient", run: "Run", folder: Path) -> Path:
     """The adapter of a run with its settings and a card, downloaded."""
     from mlflow.exceptions import MlflowException
 
@@ -145,7 +150,7 @@ def _log_model(uri: str, run_id: str, policy: Path, register: str | None, limits
     )
 
 
-def _example() -> Any:
+def _example() -> "DataFrame":
     """A request: a red square on green, and both colours to rank."""
     import pandas as pd
     from PIL import Image

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from regionr1.evaluation.bootstrap import Interval
 from regionr1.evaluation.markdown import interval_cell, markdown_table
 from regionr1.evaluation.table import METRICS
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 ROWS = {
     "full": "always the full image",
@@ -19,7 +22,7 @@ COLUMNS = ("cond_recall_at_1", "recall_at_1", "mrr", "region_rate", "invalid_rat
 
 
 def model_card(
-    run: Any, settings: Mapping[str, Any], config: Mapping[str, Any], test: Sequence[Any] | None
+    run: "Run", settings: Mapping[str, Any], config: Mapping[str, Any], test: Sequence[Any] | None
 ) -> str:
     """The card as Markdown.
 
@@ -74,7 +77,7 @@ def _base_of(policy: Mapping[str, Any]) -> str:
 
 
 def _facts(
-    run: Any, settings: Mapping[str, Any], config: Mapping[str, Any], tags: Mapping[str, str]
+    run: "Run", settings: Mapping[str, Any], config: Mapping[str, Any], tags: Mapping[str, str]
 ) -> str:
     policy, model = settings["policy"], config["model"]
     scorer = settings["reranker"]["scorer"]
@@ -94,7 +97,7 @@ def _facts(
     return markdown_table(["what", "which"], [[name, value] for name, value in facts.items()])
 
 
-def _reached(run: Any, test: Sequence[Any] | None) -> str:
+def _reached(run: "Run", test: Sequence[Any] | None) -> str:
     if not test:
         return (
             f"It was not tested: `regionr1 test --resume {run.info.run_id}`, then export it again."

@@ -23,6 +23,8 @@ from regionr1.tracking.store import (
 if TYPE_CHECKING:
     from optuna import Study
 
+    from regionr1.tracking.spool import SpoolingClient
+
 PARENT_ATTR = "mlflow_parent_run_id"
 REASON_TAG = "sweep.reason"
 BEST_TAG, BEST_RUNS_TAG = "sweep.best", "sweep.best_runs"
@@ -37,7 +39,7 @@ class ParentRun:
         study: Name of the study.
     """
 
-    def __init__(self, client: Any, run_id: str, study: str) -> None:
+    def __init__(self, client: SpoolingClient, run_id: str, study: str) -> None:
         self.client = client
         self.run_id = run_id
         self.study = study

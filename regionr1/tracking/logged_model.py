@@ -22,7 +22,7 @@ def log_adapter(logger: TrackingLogger, folder: Path, step: int, config: Mapping
     """
     from mlflow.entities import LoggedModelOutput
 
-    client, run_id = logger.experiment, str(logger.run_id)
+    client, run_id = logger.experiment, logger.run_id
     chosen = {k: str(v)[:500] for k, v in settings(config).items() if k.startswith(PREFIX)}
     with done_without("the adapter is not in its list of models"):
         model = client.create_logged_model(

@@ -64,7 +64,7 @@ MAY_CHANGE = ("trainer.", "data.", "model.scheduler", "seed_everything")
 """Settings that a resumed run may be given anew; the others would make it another experiment."""
 
 
-def started_otherwise(run_id: str | None, name: str, before: str, now: str) -> UserError:
+def started_otherwise(run_id: str, name: str, before: str, now: str) -> UserError:
     """What is told of a setting that a run may not be gone on with."""
     return UserError(
         f"run {run_id} was started with other settings than now: {name} was {before} and is {now}; "
@@ -145,14 +145,19 @@ class TrackingLogger(MLFlowLogger):
         return self._experiment_name
 
     @property
-    def experiment(self) -> Any:
+    def run_id(self) -> str:
+        """The run, made where there was none; on rank 0."""
+        return cast(str, super().run_id)
+
+    @property
+    def experiment(self) -> "SpoolingClient":
         """MLflow's client, with the run made where there was none.
 
         Raises:
             UserError: The store refuses or cannot be reached.
         """
         with refusals(self._tracking_uri):
-            return super().experiment
+            return cast("SpoolingClient", super().experiment)
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
@@ -202,11 +207,11 @@ class TrackingLogger(MLFlowLogger):
             return self._flush()  # a test changes neither the length nor the end of a training
         failed = "KILLED" if self.killed else "FAILED"
         ends = {"success": "FINISHED", "finished": "FINISHED", "failed": failed}
-        self.experiment.set_terminated(str(self.run_id), ends.get(status, status))
+        self.experiment.set_terminated(self.run_id, ends.get(status, status))
         self._flush()
 
     def _flush(self) -> None:
-        client, run_id = cast("SpoolingClient", self.experiment), str(self.run_id)
+        client, run_id = self.experiment, self.run_id
         if left := client.flush(run_id, FLUSH_S):
             folder = client.spool(run_id).folder
             print(

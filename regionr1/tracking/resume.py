@@ -7,7 +7,7 @@ same configuration) and trains from scratch with only a warning when they do not
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -18,6 +18,10 @@ from regionr1.tracking.logger import MAY_CHANGE, started_otherwise
 from regionr1.tracking.refusals import no_run, refusals
 from regionr1.tracking.run_folder import CHECKPOINT_TAG, Which, choose_checkpoint, folder_of
 from regionr1.tracking.store import PARENT_TAG, prepare_store
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
 
 CONFIG_ARTIFACT = "config.yaml"  # of a run: its resolved config
 SHARED_KEYS = (
@@ -174,13 +178,13 @@ def find_run(run: str, tracking_uri: str, which: Which = "last") -> ResumableRun
     return ResumableRun(run, checkpoint, told, kept, dict(found.data.tags))
 
 
-def newest_run(client: Any, tracking_uri: str) -> Any:
+def newest_run(client: "MlflowClient", tracking_uri: str) -> "Run":
     """The newest run with a checkpoint that is no trial and is not being trained.
 
     Raises:
         UserError: If there is none.
     """
-    experiments: Sequence[Any] = client.search_experiments()
+    experiments = client.search_experiments()
     page, passed = None, []
     while True:
         runs = client.search_runs(
@@ -210,7 +214,7 @@ def newest_run(client: Any, tracking_uri: str) -> Any:
     )
 
 
-def find_by_id(client: Any, run: str, tracking_uri: str) -> Any:
+def find_by_id(client: "MlflowClient", run: str, tracking_uri: str) -> "Run":
     """The run of an id.
 
     Raises:

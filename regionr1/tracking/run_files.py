@@ -42,7 +42,7 @@ def trained_in(trainer: Trainer) -> Path:
     folder = Path(trainer.default_root_dir)
     logger = tracker(trainer)
     if trainer.is_global_zero and logger is not None:
-        return Path(logger.save_dir or folder) / logger.name / str(logger.run_id)
+        return Path(logger.save_dir or folder) / logger.name / logger.run_id
     return other_folder(trainer) or folder
 
 

@@ -3,18 +3,22 @@
 import re
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from regionr1.errors import UserError
 from regionr1.tracking.store import sqlite_file
 from regionr1.training.checkpoint import read_checkpoint
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
 
 CHECKPOINT_TAG = "regionr1.checkpoint"  # of a run: where its last checkpoint lies
 LAST, BEST = "step-{step:06d}", "best.ckpt"
 Which = Literal["best", "last"]
 
 
-def folder_of(client: Any, run: Any, uri: str) -> Path:
+def folder_of(client: "MlflowClient", run: "Run", uri: str) -> Path:
     """The folder of a run in a store: beside the database, wherever that was moved to.
 
     Args:

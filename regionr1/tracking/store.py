@@ -7,13 +7,16 @@ training stands behind what is here, so that what only reads runs starts quickly
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from regionr1.errors import UserError
 from regionr1.tracking.moved import follow
 from regionr1.tracking.refusals import refusals
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 DEFAULT_TRACKING_URI = "sqlite:///mlruns/mlflow.db"
 SQLITE_PREFIX = "sqlite:///"
@@ -108,7 +111,7 @@ def artifact_location(tracking_uri: str, experiment: str) -> str | None:
     return folder.as_uri()
 
 
-def create_experiment(client: Any, tracking_uri: str, name: str) -> str:
+def create_experiment(client: "MlflowClient", tracking_uri: str, name: str) -> str:
     """The id of an experiment, made where there is none, by several processes at once too.
 
     Raises:

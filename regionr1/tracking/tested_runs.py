@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -13,6 +13,10 @@ from regionr1.evaluation.outcome_file import OUTCOMES, read_outcomes
 from regionr1.evaluation.tested import TestedRun
 from regionr1.tracking.refusals import no_run
 from regionr1.tracking.store import PARENT_TAG, default_tracking_uri, prepare_store
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
 
 
 def compare(
@@ -44,7 +48,7 @@ def compare(
     print(compared(tested, method, resamples), end="")
 
 
-def open_tested(client: Any, runs: Sequence[str], uri: str) -> dict[str, TestedRun]:
+def open_tested(client: "MlflowClient", runs: Sequence[str], uri: str) -> dict[str, TestedRun]:
     """Tested runs by id, under names that tell them apart.
 
     Args:
@@ -68,7 +72,7 @@ def open_tested(client: Any, runs: Sequence[str], uri: str) -> dict[str, TestedR
     }
 
 
-def _trials(client: Any, run: Any) -> list[Any]:
+def _trials(client: "MlflowClient", run: "Run") -> "list[Run]":
     """The runs under a sweep's own run, oldest first; the run itself where there are none."""
     wanted = f"tags.`{PARENT_TAG}` = '{run.info.run_id}'"
     return client.search_runs(
@@ -76,7 +80,7 @@ def _trials(client: Any, run: Any) -> list[Any]:
     ) or [run]
 
 
-def find_by_name(client: Any, wanted: str, uri: str) -> Any:
+def find_by_name(client: "MlflowClient", wanted: str, uri: str) -> "Run":
     """A run by id or by name.
 
     Raises:
@@ -99,7 +103,7 @@ def find_by_name(client: Any, wanted: str, uri: str) -> Any:
     return runs[0]
 
 
-def _read(client: Any, run: Any, name: str) -> TestedRun:
+def _read(client: "MlflowClient", run: "Run", name: str) -> TestedRun:
     from mlflow.exceptions import MlflowException
 
     run_id = run.info.run_id

@@ -1,7 +1,7 @@
 """A picture of what training changed: the first test queries, before and after."""
 
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 from urllib.parse import unquote, urlparse
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -37,8 +37,8 @@ class BeforeAfter(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
+        outputs: object,
+        batch: object,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:

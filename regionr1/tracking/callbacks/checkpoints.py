@@ -113,13 +113,13 @@ class LastCheckpoints(KeptCheckpoint):
             path.unlink()
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
     ) -> None:
         """Saves the step before, whose metrics are logged by now, when it is time."""
         if trainer.global_step % self.every_n_steps == 0:
             self._save(trainer)
 
-    def on_train_batch_end(self, *args: Any) -> None:
+    def on_train_batch_end(self, *args: object) -> None:
         """Lightning would save before the step is logged: a kill in between loses its metrics."""
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -55,7 +55,7 @@ class ConfigArtifact(SaveConfigCallback):
             name = CONFIG_ARTIFACT if verb == "fit" else f"config_{verb}.yaml"
             keep_text(trainer, text, name)
 
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *args: object) -> None:
         """Logs what the first step of a resumed run was done with."""
         if self.pending is not None and trainer.global_step > 0:
             keep_text(trainer, self.pending, CONFIG_ARTIFACT)

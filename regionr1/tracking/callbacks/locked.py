@@ -20,7 +20,7 @@ class Locked(Callback):
         """
         logger = tracker(trainer)
         if stage == "fit" and trainer.is_global_zero and logger is not None:
-            self.lock = RunLock(trained_in(trainer), str(logger.run_id))
+            self.lock = RunLock(trained_in(trainer), logger.run_id)
 
     def release(self) -> None:
         """Gives it up."""

@@ -1,7 +1,6 @@
 """`regionr1 predict` writes one file, whatever the number of processes, line by line."""
 
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -46,7 +45,7 @@ class PredictionFile(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: list[Prediction],
-        batch: Any,
+        batch: object,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:

@@ -42,7 +42,7 @@ class Progress(ProgressBar):
         """Whether nothing is shown."""
         return not self.enabled
 
-    def print(self, *args: Any, **kwargs: Any) -> None:
+    def print(self, *args: object, **kwargs: object) -> None:
         """Prints above the bar."""
         tqdm.write(" ".join(map(str, args)))
 
@@ -53,7 +53,7 @@ class Progress(ProgressBar):
             start = trainer.global_step
             self.bar = progress(None, "training", total, "step", initial=start, smoothing=0.05)
 
-    def on_train_batch_end(self, *args: Any) -> None:
+    def on_train_batch_end(self, *args: object) -> None:
         """Shows the optimizer step that was done."""
         if self.bar is None:
             return
@@ -62,11 +62,11 @@ class Progress(ProgressBar):
         self.bar.set_postfix(values, refresh=False)
         self.bar.update(self.trainer.global_step - self.bar.n)
 
-    def on_train_end(self, *args: Any) -> None:
+    def on_train_end(self, *args: object) -> None:
         """Ends the bar."""
         self._close()
 
-    def on_exception(self, *args: Any) -> None:
+    def on_exception(self, *args: object) -> None:
         """Ends what is shown."""
         self._close()
 
@@ -102,26 +102,26 @@ class Progress(ProgressBar):
         """Shows the batches of a prediction."""
         self._begin("predicting", sum(trainer.num_predict_batches))
 
-    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
+    def on_validation_batch_end(self, *args: object, **kwargs: object) -> None:
         """Shows that a batch is done."""
         self._advance()
 
-    def on_validation_end(self, *args: Any) -> None:
+    def on_validation_end(self, *args: object) -> None:
         """Ends what was shown."""
         self._end()
 
-    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
+    def on_test_batch_end(self, *args: object, **kwargs: object) -> None:
         """Shows that a batch is done."""
         self._advance()
 
-    def on_test_end(self, *args: Any) -> None:
+    def on_test_end(self, *args: object) -> None:
         """Ends what was shown."""
         self._end()
 
-    def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
+    def on_predict_batch_end(self, *args: object, **kwargs: object) -> None:
         """Shows that a batch is done."""
         self._advance()
 
-    def on_predict_end(self, *args: Any) -> None:
+    def on_predict_end(self, *args: object) -> None:
         """Ends what was shown."""
         self._end()

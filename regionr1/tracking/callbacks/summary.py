@@ -68,7 +68,7 @@ class Summary(Callback):
         if TRIAL_VARIABLE in os.environ:
             return
         if logger.folder is not None:
-            folder = logger.folder / str(logger.name) / str(logger.run_id)
+            folder = logger.folder / str(logger.name) / logger.run_id
             here = folder.is_relative_to(Path.cwd())
             print(f"  files            {folder.relative_to(Path.cwd()) if here else folder}")
         page = f"#/experiments/{logger.experiment_id}/runs/{logger.run_id}?{TRAINING}"

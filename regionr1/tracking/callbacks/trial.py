@@ -45,7 +45,7 @@ class TrialCallback(Callback):
         if logger is not None:
             from mlflow.entities import RunTag
 
-            run_id = str(logger.run_id)
+            run_id = logger.run_id
             logger.experiment.log_batch(
                 run_id,
                 tags=[RunTag(key, value) for key, value in self.tags.items()],
