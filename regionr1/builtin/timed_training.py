@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ def train_for(
     lr: float,
     minutes: float,
     losses: Callable[[], dict[str, Tensor]],
-    report: Callable[[int, str], Any],
+    report: Callable[[int, str], object],
     every: float,
     what: str,
 ) -> int:

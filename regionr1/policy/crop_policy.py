@@ -82,7 +82,7 @@ class CropPolicy(LightningModule):
             and `reference`; to time them.
     """
 
-    stage: Callable[[str], AbstractContextManager[Any]]
+    stage: Callable[[str], AbstractContextManager[object]]
 
     def __init__(
         self,
@@ -303,7 +303,7 @@ class CropPolicy(LightningModule):
                 prefix = prefill(self.base, prompt)
                 return decision_logprobs(self.base, prefix, self.tokens)[0].exp()
 
-    def adapter(self, enabled: bool) -> AbstractContextManager[Any]:
+    def adapter(self, enabled: bool) -> AbstractContextManager[object]:
         """A context with the adapter on, or off for the reference policy."""
         return nullcontext() if enabled else self.vlm.disable_adapter()
 

@@ -110,7 +110,7 @@ def _adapt(
     vars(model.model).update(visual=tower, language_model=language, get_rope_index=get_rope_index)
 
 
-def get_rope_index(input_ids: Tensor, attention_mask: Tensor, **_: Any) -> tuple[Tensor, None]:
+def get_rope_index(input_ids: Tensor, attention_mask: Tensor, **_: object) -> tuple[Tensor, None]:
     """(3, B, P) positions, counting the tokens of each row that are not padding."""
     positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
     return positions.expand(3, -1, -1), None

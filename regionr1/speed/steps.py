@@ -9,7 +9,6 @@ all code that is not about repetition, so what is compared is the repetition.
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from PIL import Image
@@ -28,7 +27,7 @@ from regionr1.scorers.reranker import RewardReranker
 from regionr1.speed.work import Work
 from regionr1.training.reward import as_group, earn
 
-Stage = Callable[[str], AbstractContextManager[Any]]
+Stage = Callable[[str], AbstractContextManager[object]]
 
 
 @dataclass

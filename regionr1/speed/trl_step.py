@@ -153,7 +153,7 @@ class TrlStep:
 MULTIMODAL = ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
 
 
-def _reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
+def _reward(completion_ids: list[list[int]], **_: object) -> list[float]:
     return [float(trivial_reward(torch.tensor(ids))) for ids in completion_ids]
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -76,7 +76,7 @@ def earn(
     prior: CropPrior,
     weights: RewardWeights,
     step: int,
-    stage: Callable[[str], AbstractContextManager[Any]],
+    stage: Callable[[str], AbstractContextManager[object]],
 ) -> Earnings:
     """Cuts, embeds and ranks the crops of rollouts, and rewards what they changed.
 

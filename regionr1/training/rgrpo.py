@@ -298,7 +298,7 @@ class RGRPO(LightningModule):
         counted = self._gather(torch.stack([mask.sum() for mask in masks]).float())
         return TokenCounts(*counted.mean(0))
 
-    def _profile(self, stage: str) -> AbstractContextManager[Any]:
+    def _profile(self, stage: str) -> AbstractContextManager[object]:
         """Times a stage with the trainer's profiler."""
         return self.trainer.profiler.profile(stage)  # type: ignore[attr-defined]
 
