@@ -85,7 +85,7 @@ class Place:
 
     @property
     def name(self) -> str:
-        """Its key, such as `place-3-0-7`."""
+        """The place's key, such as `place-3-0-7`."""
         return f"place-{self.sky}-{self.ground}-{self.mass}"
 
     @property

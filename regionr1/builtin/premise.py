@@ -91,7 +91,7 @@ class Check:
 
     @property
     def met(self) -> bool:
-        """Whether it lies in its range."""
+        """Whether the value lies in its range."""
         return bool(self.low <= self.value <= self.high)
 
     def __str__(self) -> str:

@@ -56,9 +56,9 @@ class RegionCLI(LightningCLI):
     of usage. `predict` keeps no results in memory, because PredictionFile writes them.
 
     Args:
-        args: As LightningCLI's.
+        args: What LightningCLI takes.
         resumed: The run that is gone on with.
-        kwargs: As LightningCLI's.
+        kwargs: What LightningCLI takes by name.
     """
 
     def __init__(self, *args: Any, resumed: ResumableRun | None = None, **kwargs: Any) -> None:

@@ -181,7 +181,7 @@ class Report(StudyOptions):
     """Print what a study found and log its pictures and table anew."""
 
     def run(self) -> None:
-        """Print and log."""
+        """Print what was found and log it."""
         plan = self.plan()
         from regionr1.cli.check_sweep import check_plan
         from regionr1.sweep.parent import ParentRun
@@ -207,7 +207,7 @@ class Best(StudyOptions):
     trial: int | None = None
 
     def run(self) -> None:
-        """Write or print it."""
+        """Write the config, or print it."""
         plan = self.plan()
         from regionr1.sweep.overlay import overlay
         from regionr1.sweep.store import StudyStore

@@ -251,7 +251,7 @@ class CropPolicy(LightningModule):
     def greedy_both(
         self, images: Sequence[Image.Image], questions: Sequence[str], use_adapter: bool = True
     ) -> Rollouts:
-        """As `greedy`, both of its answers from one prefill: G = 2, the free one and REGION."""
+        """The free answer and the forced REGION of `greedy` from one prefill: G = 2."""
         forced = torch.tensor([[FREE, int(Decision.REGION)]]).expand(len(images), 2)
         with self.adapter(use_adapter):
             return self._roll_out(images, questions, 2, forced, None, None)

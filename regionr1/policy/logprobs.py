@@ -49,7 +49,7 @@ class PolicyPass(NamedTuple):
 
     @property
     def scored(self) -> Scored:
-        """What the loss needs of it."""
+        """What the loss needs of the pass."""
         return Scored(self.logp, self.log_p_full, self.log_p_region)
 
 

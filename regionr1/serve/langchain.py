@@ -38,7 +38,7 @@ class RegionCompressor(BaseDocumentCompressor):
     picture: str = "image"
 
     def looking_at(self, image: Any) -> "RegionCompressor":
-        """The same for another query image, or its file."""
+        """Make the compressor of another query image, given as a PIL image or its file."""
         return self.model_copy(update={"image": image})
 
     def compress_documents(

@@ -133,7 +133,7 @@ class Held:
         self.bytes += count
 
     def give(self, count: int) -> None:
-        """Forgets a request's bytes."""
+        """Counts a request's bytes as free again."""
         self.bytes -= count
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from regionr1.errors import UserError
+from regionr1.errors import UserError, redacted
 from regionr1.sweep.plan import SweepPlan
 from regionr1.tracking.store import SQLITE_PREFIX, sqlite_file
 
@@ -89,11 +89,7 @@ class StudyStore:
     @property
     def shown(self) -> str:
         """The URL without its password."""
-        if self.file is not None:
-            return self.url
-        from sqlalchemy.engine import make_url
-
-        return make_url(self.url).render_as_string(hide_password=True)
+        return redacted(self.url)
 
     @property
     def has_heartbeats(self) -> bool:

@@ -104,7 +104,7 @@ class DecisionAuroc(BinaryAUROC):
     """AUROC that is NaN where there is nothing to tell apart, instead of an error or 0."""
 
     def compute(self) -> Tensor:  # type: ignore[override]
-        """The area, or NaN."""
+        """The area under the curve, or NaN."""
         target = dim_zero_cat(self.target)
         if len(target.unique()) < 2:
             return torch.tensor(math.nan, device=target.device)

@@ -287,7 +287,7 @@ class RGRPO(LightningModule):
         return names | {f"rewards/{part}/{kind}" for part in parts for kind in ("mean", "std")}
 
     def _gather(self, values: Tensor) -> Tensor:
-        """Those of all ranks, stacked; one rank's stay as they are."""
+        """Stacks the values of all ranks; those of a single rank stay as they are."""
         return cast(Tensor, self.all_gather(values))
 
     def _tokens(self, group: Group) -> TokenCounts | None:

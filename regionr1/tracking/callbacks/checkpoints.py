@@ -79,7 +79,7 @@ class LastCheckpoints(KeptCheckpoint):
         return {"validated_step": self.validated_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As it was."""
+        """Takes over what the checkpoint says of its step."""
         self.validated_step = state_dict["validated_step"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -13,17 +13,17 @@ class Locked(Callback):
         self.lock: RunLock | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Takes it.
+        """Takes the lock of the run that is to be trained.
 
         Raises:
-            UserError: Another process has it.
+            UserError: Another process trains the run.
         """
         logger = tracker(trainer)
         if stage == "fit" and trainer.is_global_zero and logger is not None:
             self.lock = RunLock(trained_in(trainer), logger.run_id)
 
     def release(self) -> None:
-        """Gives it up."""
+        """Gives the run's lock up."""
         if self.lock is not None:
             self.lock.release()
         self.lock = None

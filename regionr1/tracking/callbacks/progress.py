@@ -25,11 +25,11 @@ class Progress(ProgressBar):
         self.evaluation: tqdm[Any] | None = None
 
     def disable(self) -> None:
-        """Shows nothing from here on."""
+        """Shows no progress from here on."""
         self.enabled = False
 
     def enable(self) -> None:
-        """Shows again."""
+        """Shows progress from here on."""
         self.enabled = True
 
     @property
@@ -43,7 +43,7 @@ class Progress(ProgressBar):
         return not self.enabled
 
     def print(self, *args: object, **kwargs: object) -> None:
-        """Prints above the bar."""
+        """Prints a line above the bar."""
         tqdm.write(" ".join(map(str, args)))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -67,7 +67,7 @@ class Progress(ProgressBar):
         self._close()
 
     def on_exception(self, *args: object) -> None:
-        """Ends what is shown."""
+        """Ends every bar."""
         self._close()
 
     def _close(self) -> None:
@@ -107,7 +107,7 @@ class Progress(ProgressBar):
         self._advance()
 
     def on_validation_end(self, *args: object) -> None:
-        """Ends what was shown."""
+        """Ends the bar of this evaluation."""
         self._end()
 
     def on_test_batch_end(self, *args: object, **kwargs: object) -> None:
@@ -115,7 +115,7 @@ class Progress(ProgressBar):
         self._advance()
 
     def on_test_end(self, *args: object) -> None:
-        """Ends what was shown."""
+        """Ends the bar of this evaluation."""
         self._end()
 
     def on_predict_batch_end(self, *args: object, **kwargs: object) -> None:
@@ -123,5 +123,5 @@ class Progress(ProgressBar):
         self._advance()
 
     def on_predict_end(self, *args: object) -> None:
-        """Ends what was shown."""
+        """Ends the bar of this evaluation."""
         self._end()
