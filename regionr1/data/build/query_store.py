@@ -1,8 +1,8 @@
 """The query store: a vector for each image of a split, and the questions that are asked about it.
 
 The rows are the images, in the order in which the split first names them. ``rows.sqlite`` has the
-questions beside them, image by image and in the order of their file; so a question has a number
-too, by which pools are stored.
+questions too, in the order of their file. A question's number, by which pools are stored, is
+counted image by image.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class QueryStore(EmbeddingStore):
 
     def questions(self, row: int) -> list[Query]:
         """The questions about an image, whose path is relative to the data folder."""
-        query = "SELECT line FROM questions WHERE row = ? ORDER BY number"
+        query = "SELECT line FROM questions WHERE row = ? ORDER BY position"
         return [_query_of(line) for (line,) in self._ask(query, int(row))]
 
 
@@ -75,7 +75,7 @@ def write_questions(db: sqlite3.Connection, lines: Iterable[str]) -> tuple[int, 
         How many questions there are, how many were left out for want of their image, and a digest
         of all.
     """
-    db.execute("CREATE TABLE questions (number INTEGER PRIMARY KEY, row INTEGER, line TEXT)")
+    db.execute("CREATE TABLE questions (position INTEGER PRIMARY KEY, row INTEGER, line TEXT)")
     digest, n, lost = hashlib.sha256(), 0, 0
     for line in lines:
         digest.update(line.encode())
