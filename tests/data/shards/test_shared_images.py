@@ -14,6 +14,7 @@ from own_files import make_asked
 from PIL import Image
 
 from regionr1.cli.main import main
+from regionr1.data.build.label import EXTREME
 from regionr1.data.build.stages import AddScorer
 from regionr1.data.readers.own import OwnSource
 from regionr1.data.shards.describe import describe, verify
@@ -245,3 +246,10 @@ def test_shards_with_a_sample_per_question_are_refused_and_written_again(tmp_pat
         build(root)
     assert build(root, overwrite=True)[1] == index
     verify(out)
+
+
+def test_an_image_that_policies_refuse_is_counted_by_its_questions(tmp_path) -> None:
+    root = make_asked(tmp_path / "own", {"test": [0, 1, 1]})
+    Image.new("RGB", (1000, 4)).save(root / "test-1.png")
+    _, index = build(root)
+    assert index.skipped == {EXTREME: 2} and (index.n_read, index.n_samples) == (3, 1)
