@@ -97,7 +97,7 @@ def _evqa(path: Path) -> Judge:
         yield data_id, kind, correct
 
 
-def _named(where: str, judge: Callable[..., bool], *values: Any) -> bool:
+def _named(where: str, judge: Callable[..., bool], *values: object) -> bool:
     try:
         return judge(*values)
     except UserError as error:

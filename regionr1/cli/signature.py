@@ -26,7 +26,7 @@ def described(module: str, name: str) -> Callable[..., Any]:
     if not found:
         return getattr(import_module(module), name)
 
-    def run(**arguments: Any) -> Any:
+    def run(**arguments: object) -> Any:
         return getattr(import_module(module), name)(**arguments)
 
     function = found[0]

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -98,7 +98,7 @@ def run_sweep(
     runner: "Runner",
     n_trials: int | None = None,
     timeout_s: float | None = None,
-    **classes: Any,
+    **classes: object,
 ) -> None:
     """Works on a study until it has its trials, and shows what was found, however it ends.
 

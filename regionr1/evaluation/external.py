@@ -107,7 +107,7 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
         yield record["data_id"], record
 
 
-def _pages(record: Any, where: str) -> list[str]:
+def _pages(record: object, where: str) -> list[str]:
     entries = next(
         (record[name] for name in LISTS if isinstance(record, dict) and name in record), None
     )

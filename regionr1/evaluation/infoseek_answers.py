@@ -35,7 +35,7 @@ def numbers_in(text: str) -> list[float]:
     return values or [0.0, 0.0]
 
 
-def is_correct(prediction: str, answer_eval: Any) -> bool:
+def is_correct(prediction: str, answer_eval: object) -> bool:
     """Whether a prediction counts as correct.
 
     Args:

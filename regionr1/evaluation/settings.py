@@ -66,11 +66,11 @@ def _named(key: str, name: str) -> bool:
     return key.startswith(name[:-1]) if name.endswith("*") else key == name
 
 
-def _is(key: str, *values: Any) -> Callable[[Config], bool]:
+def _is(key: str, *values: object) -> Callable[[Config], bool]:
     return lambda found: found.get(key) in values
 
 
-def _is_not(key: str, *values: Any) -> Callable[[Config], bool]:
+def _is_not(key: str, *values: object) -> Callable[[Config], bool]:
     return lambda found: found.get(key) not in values
 
 

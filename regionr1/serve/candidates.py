@@ -85,7 +85,7 @@ class CandidateMemory:
         return torch.stack([rows[k].to(device) for k in range(len(candidates))])
 
 
-def _image_and_text(candidate: Any, place: int, key: Any) -> tuple[Image.Image, str]:
+def _image_and_text(candidate: object, place: int, key: object) -> tuple[Image.Image, str]:
     if candidate is None:
         raise UserError(
             f"candidate {place} is None and its key {key!r} is not remembered: give its image"
@@ -94,7 +94,7 @@ def _image_and_text(candidate: Any, place: int, key: Any) -> tuple[Image.Image, 
     return upright(image), text
 
 
-def upright(image: Any) -> Image.Image:
+def upright(image: object) -> Image.Image:
     """An image the right way up and in RGB, as training saw it.
 
     Raises:

@@ -37,7 +37,7 @@ class RegionCompressor(BaseDocumentCompressor):
     top_n: int | None = None
     picture: str = "image"
 
-    def looking_at(self, image: Any) -> "RegionCompressor":
+    def looking_at(self, image: object) -> "RegionCompressor":
         """Make the compressor of another query image, given as a PIL image or its file."""
         return self.model_copy(update={"image": image})
 

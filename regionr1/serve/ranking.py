@@ -11,7 +11,7 @@ from torch import Tensor
 from regionr1.algorithm.ranking import order
 from regionr1.errors import UserError
 
-ScoreFunction = Callable[[Image.Image, str, Any], Any]
+ScoreFunction = Callable[[Image.Image, str, Any], object]
 """View, question and the query's candidates, as given -> K numbers, the best the highest."""
 
 

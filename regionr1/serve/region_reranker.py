@@ -160,14 +160,14 @@ class RegionReranker:
 
     @overload
     def rerank(
-        self, images: Any, questions: Any, candidates: Any, *, score: ScoreFunction
+        self, images: object, questions: object, candidates: object, *, score: ScoreFunction
     ) -> Any: ...
 
     def rerank(
         self,
-        images: Any,
-        questions: Any,
-        candidates: Any,
+        images: object,
+        questions: object,
+        candidates: object,
         keys: Any = None,
         score: ScoreFunction | None = None,
     ) -> Ranking | list[Ranking]:
@@ -307,7 +307,7 @@ def _pairs(images: Any, questions: Any) -> list[tuple[Image.Image, str]]:
     return [(upright(image), text) for image, text in zip(images, questions, strict=True)]
 
 
-def _listed(values: Any, what: str) -> Any:
+def _listed(values: object, what: str) -> Any:
     """What has a length and an order.
 
     Raises:

@@ -52,7 +52,9 @@ class ServedModel(mlflow.pyfunc.PythonModel):
         reranker = RegionReranker.from_pretrained(context.artifacts["policy"])
         self.service = Service(reranker, limits)
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> list[Answer]:
+    def predict(
+        self, context: object, model_input: pd.DataFrame, params: object = None
+    ) -> list[Answer]:
         """One answer per row."""
         try:
             asked = self.service.submit(model_input.to_dict("records"))

@@ -156,7 +156,7 @@ class _Row:
     decoded: Image.Image | None = field(default=None)
 
 
-def _checked(row: Any, index: int, images: "Images", answer: "Future[Answer]") -> _Row:
+def _checked(row: object, index: int, images: "Images", answer: "Future[Answer]") -> _Row:
     """A row without what needs no pixels to be seen as wrong."""
     limits = images.limits
     if not isinstance(row, Mapping):
@@ -213,7 +213,7 @@ class Images:
         self.limits = limits
         self.left = limits.pixels
 
-    def decode(self, text: Any, where: str) -> Image.Image:
+    def decode(self, text: object, where: str) -> Image.Image:
         """An upright image from base64.
 
         Raises:

@@ -131,19 +131,19 @@ def _count(
         decoded = policy.compiled_language()
         assert decoded is not None and policy.compiled is not None
 
-        def counted_decode(*args: Any, **kwargs: Any) -> Any:
+        def counted_decode(*args: object, **kwargs: Any) -> Any:
             language(policy, args, kwargs)
             return decoded(*args, **kwargs)
 
         compiled, policy.compiled = policy.compiled, (policy.compiled[0], counted_decode)
-    scorer: Any = None if reranker is None else reranker.scorer
+    scorer: object = None if reranker is None else reranker.scorer
     names = () if scorer is None else ("embed_images", "embed_candidates")
     inside: list[str] = []  # one of the two may call the other
     for name in names:
         plain = getattr(scorer, name)
 
         def counted(
-            images: Any, *rest: Any, name: str = name, plain: Callable[..., Any] = plain
+            images: Any, *rest: object, name: str = name, plain: Callable[..., Any] = plain
         ) -> Any:
             passed["images through the scorer"] += 0 if inside else len(images)
             inside.append(name)

@@ -96,15 +96,15 @@ class TrlStep:
         """Takes one step: generation, reward, reference, loss and its gradient."""
         trainer, stage = self.trainer, self.policy.stage
 
-        def scores(*args: Any, **kwargs: Any) -> Any:
+        def scores(*args: object, **kwargs: Any) -> Any:
             with stage("logprobs" if torch.is_grad_enabled() else "reference"):
                 return score(*args, **kwargs)
 
-        def generates(*args: Any, **kwargs: Any) -> Any:
+        def generates(*args: object, **kwargs: Any) -> Any:
             with stage("generation"):
                 return generate(*args, **kwargs)
 
-        def goes_back(*args: Any, **kwargs: Any) -> Any:
+        def goes_back(*args: object, **kwargs: Any) -> Any:
             with stage("backward"):
                 return backward(*args, **kwargs)
 
@@ -168,7 +168,7 @@ def _share_weights(model: nn.Module, policy: nn.Module) -> None:
 
 
 @contextmanager
-def _replaced(owner: Any, name: str, value: Callable[..., Any]) -> Iterator[None]:
+def _replaced(owner: object, name: str, value: Callable[..., Any]) -> Iterator[None]:
     """A method of one object replaced for a while."""
     before = vars(owner).get(name)
     setattr(owner, name, value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from typing import Any
 
 from regionr1.errors import UserError, sentence
 from regionr1.sweep.trials import TrialFailed, TrialJob, out_of_memory
@@ -19,7 +18,7 @@ class InProcess:
         fit: Runs `regionr1 fit` with these arguments and one more callback.
     """
 
-    def __init__(self, fit: Callable[[list[str], TrialCallback], Any]) -> None:
+    def __init__(self, fit: Callable[[list[str], TrialCallback], object]) -> None:
         self.fit = fit
 
     def __call__(self, job: TrialJob, channel: TrialChannel) -> None:

@@ -182,7 +182,7 @@ def _plan(path: Path, raw: Mapping[str, Any], fixed: dict[str, Value]) -> SweepP
     return plan
 
 
-def _objectives(raw: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _objectives(raw: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if not isinstance(raw, list) or not raw:
         raise UserError("objectives must be a list of at least one metric with its direction")
     for entry in raw:

@@ -67,7 +67,7 @@ class Parameter:
             return trial.suggest_int(self.name, low, high, step=step, log=self.log)
         return trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
 
-    def contains(self, value: Any) -> bool:
+    def contains(self, value: object) -> bool:
         """Whether a value given by hand lies in the range."""
         if self.kind == "categorical":
             return any(value == choice and type(value) is type(choice) for choice in self.choices)
@@ -103,7 +103,7 @@ class Parameter:
         return [self.low + i * step for i in range(count)]
 
 
-def read_space(raw: Any) -> list[Parameter]:
+def read_space(raw: object) -> list[Parameter]:
     """Parameters from the `space` of a sweep file.
 
     Raises:
@@ -147,7 +147,7 @@ def grid(space: Iterable[Parameter]) -> Iterator[dict[str, Value]]:
         yield {parameter.name: v for parameter, v in zip(parameters, values, strict=True)}
 
 
-def check_point(space: Iterable[Parameter], point: Any, where: str) -> dict[str, Value]:
+def check_point(space: Iterable[Parameter], point: object, where: str) -> dict[str, Value]:
     """A setting that is tried first, as the study takes it.
 
     Raises:
@@ -168,7 +168,7 @@ def check_point(space: Iterable[Parameter], point: Any, where: str) -> dict[str,
     return point
 
 
-def _parameter(name: str, fields: Any, earlier: list[Parameter]) -> Parameter:
+def _parameter(name: str, fields: object, earlier: list[Parameter]) -> Parameter:
     where = f"space.{name}"
     if not isinstance(fields, dict) or fields.get("type") not in FIELDS:
         raise UserError(f"{where} needs a type: one of {', '.join(FIELDS)}")
@@ -222,7 +222,7 @@ def _range(where: str, kind: str, fields: Mapping[str, Any]) -> tuple[float, flo
     return (low, high, step) if kind == "int" else (float(low), float(high), step)
 
 
-def _conditions(where: str, when: Any, earlier: list[Parameter]) -> dict[str, tuple[Value, ...]]:
+def _conditions(where: str, when: object, earlier: list[Parameter]) -> dict[str, tuple[Value, ...]]:
     if not isinstance(when, dict):
         raise UserError(f"{where}: when must be a mapping of parameter to values, not {when!r}")
     known = {parameter.name: parameter for parameter in earlier}

@@ -112,7 +112,7 @@ def draw(study: Study, metrics: Sequence[str], folder: Path) -> list[str]:
         low = None if target is None else _target(index, -1 if up else 1)
         shown = _most_important(study, complete, low)
         named: dict[str, Any] = {"target": target, "target_name": metric}
-        pictures: dict[str, Callable[[], Any]] = {
+        pictures: dict[str, Callable[[], object]] = {
             "history": partial(plot.plot_optimization_history, study, **named),
             "importance": partial(
                 plot.plot_param_importances, study, target=low, target_name=metric
@@ -155,7 +155,7 @@ def _most_important(
     return ranked[:CONTOURS]
 
 
-def _save(picture: Callable[[], Any], path: Path) -> bool:
+def _save(picture: Callable[[], object], path: Path) -> bool:
     import matplotlib.pyplot as plt
 
     try:

@@ -277,7 +277,7 @@ def best_lines(study: Study, metrics: Sequence[str]) -> list[str]:
     return lines
 
 
-def short(value: Any) -> str:
+def short(value: object) -> str:
     """A parameter's value for people."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 

@@ -51,7 +51,7 @@ def _those_set(params: dict[str, Any] | Namespace) -> dict[str, Any]:
 LONGEST = 6000  # characters of a parameter that MLflow keeps
 
 
-def _told_apart(value: Any) -> str:
+def _told_apart(value: object) -> str:
     """A parameter; a long one with its digest as its end: two that differ late stay different."""
     text = redacted(str(value))
     if len(text) <= LONGEST:

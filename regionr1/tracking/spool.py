@@ -179,7 +179,7 @@ class SpoolingClient(MlflowClient):
             }
         )
 
-    def set_tag(self, run_id: str, key: str, value: Any, synchronous: bool | None = None) -> Any:
+    def set_tag(self, run_id: str, key: str, value: object, synchronous: bool | None = None) -> Any:
         """Set a tag, through the spool like everything else."""
         return self.log_batch(run_id, tags=[RunTag(key, str(value))])
 

@@ -30,7 +30,7 @@ class WholeCheckpoints(TorchCheckpointIO):
     """
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+        self, checkpoint: dict[str, Any], path: Any, storage_options: object = None
     ) -> None:
         """Writes a checkpoint beside the place that it takes when it is on the disk.
 
@@ -43,7 +43,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         write_whole(Path(path), lambda file: _write(checkpoint, file), mend)
 
     def load_checkpoint(
-        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+        self, path: Any, map_location: object = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Reads a checkpoint.
 
