@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
@@ -74,6 +75,14 @@ def settings_of(runs: Sequence[TestedRun]) -> list[Setting]:
             for n in range(len(groups))
         ]
     return [Setting(name, group) for name, group in zip(names, groups, strict=True)]
+
+
+def tell_apart(settings: Sequence[Setting], by: Callable[[TestedRun], str]) -> None:
+    """Adds what is said of their first run to the names that several settings have."""
+    taken = Counter(setting.name for setting in settings)
+    for setting in settings:
+        if taken[setting.name] > 1:
+            setting.name += f", {by(setting.runs[0])}"
 
 
 def _name(names: Sequence[str]) -> str:

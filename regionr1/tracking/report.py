@@ -1,6 +1,7 @@
 """`regionr1 report`: tested runs as one page, in a file and as an artifact of the runs."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from regionr1.errors import UserError, at_least_one
@@ -26,6 +27,7 @@ from regionr1.evaluation.variants import (
     Setting,
     settings_of,
     settings_table,
+    tell_apart,
 )
 from regionr1.files import write_text
 from regionr1.tracking.store import default_tracking_uri, prepare_store
@@ -90,6 +92,8 @@ def report(
         sections.insert(1, _headroom(premise))
     if external or len(groups) > 1:
         sections += _other_systems(groups, external, files)
+    # The same policies with several scorers have one name.
+    tell_apart([*chain(*groups)], lambda run: f"scorer {scorer_of(run)}")
     for settings in groups:
         for setting in settings:
             sections += setting_sections(setting)

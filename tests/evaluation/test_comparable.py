@@ -10,7 +10,7 @@ from regionr1.evaluation.compare import compare
 from regionr1.evaluation.pool_table import pool_table, pools_of
 from regionr1.evaluation.table import Outcome
 from regionr1.evaluation.tested import TestedRun
-from regionr1.evaluation.variants import Setting, settings_of, settings_table
+from regionr1.evaluation.variants import Setting, settings_of, settings_table, tell_apart
 
 TestedRun.__test__ = False
 
@@ -63,6 +63,11 @@ def test_settings_are_named_by_what_their_runs_share() -> None:
     assert settings_of([a_run("p"), a_run("q", seed=1)])[0].name == "p, 2 seeds"
     trials = [a_run(f"sweep-{n}", group=group, seed=n % 2) for n, group in enumerate((4, 4, 8, 8))]
     assert [s.name for s in settings_of(trials)] == ["group_size=4", "group_size=8"]
+    again = settings_of([a_run("exact-seed0-cnn"), a_run("exact-seed1-cnn", seed=1)])
+    tell_apart([*found, *again], lambda run: run.name)
+    names = ["exact, 2 seeds, exact-seed0", "other", "exact, 2 seeds, exact-seed0-cnn"]
+    assert [setting.name for setting in (*found, *again)] == names
+    found = settings_of(runs)
     table = settings_table(found, "policy")
     assert "CondR@1 minus exact, 2 seeds" in table
     assert len(table.splitlines()) == 4 and "+0.000 [+0.000, +0.000]" in table
