@@ -22,7 +22,7 @@ _LARGEST_INT = 2**31 - 1
 _EXCESS = 1 << 30  # bytes; fetching as many again takes a third of a second
 _EVERY_S = 0.5
 _kept = False
-_resident_then = 0
+_most = 0  # bytes that may stay
 
 
 def keep_freed_memory() -> None:
@@ -49,11 +49,11 @@ def freed_memory_is_kept() -> bool:
 
 
 def give_back_excess() -> None:
-    """Hands freed memory back if the process has grown by 1 GiB since it last did."""
-    global _resident_then
-    if _resident() - _resident_then > _EXCESS:
+    """Hands freed memory back if there is 1 GiB more than was ever in use when it last did."""
+    global _most
+    if _resident() > _most:
         ctypes.CDLL(None).malloc_trim(0)
-        _resident_then = _resident()
+        _most = max(_most, _resident() + _EXCESS)  # steps may come to need more, and then keep it
 
 
 def _watch() -> None:
