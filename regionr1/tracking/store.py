@@ -72,9 +72,8 @@ def prepare_store(tracking_uri: str) -> str:
         return tracking_uri
     uri, folder = f"{SQLITE_PREFIX}{path}", path.parent
     for name in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(name).setLevel(
-            logging.WARNING
-        )  # dozens of migration lines at the first use
+        # They tell dozens of migrations at the first use.
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".mlflow.lock")

@@ -19,9 +19,7 @@ class Throughput(Callback):
         self.seconds = 0.0
         self.queries = 0
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, *args: object) -> None:
         """Starts the clock of this batch."""
         self.begin = time.perf_counter()
 
@@ -41,14 +39,7 @@ class Throughput(Callback):
         """Forgets the times of the validation before."""
         self.seconds, self.queries = 0.0, 0
 
-    def on_validation_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        batch: object,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_validation_batch_start(self, *args: object) -> None:
         """Starts the clock of this batch."""
         self.begin = time.perf_counter()
 
