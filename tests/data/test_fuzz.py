@@ -211,7 +211,8 @@ def test_shards_whose_index_fits(tmp_path, capsys) -> None:
             for name in [name for name in raw if name.startswith("__") and name != "__key__"]:
                 del raw[name]
         wrong(chance.choice(changed), chance)
-        replace(index, shards=write_shards(out, "test", changed, 3)[0]).save(out)
+        asked = [(raw, len(json.loads(raw["json"])["questions"])) for raw in changed]
+        replace(index, shards=write_shards(out, "test", asked, 3)[0]).save(out)
         list(read_samples(out, load_index(out, "test")))
 
     count = outcomes(240, one, "shards whose index fits", capsys)

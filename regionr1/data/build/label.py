@@ -67,8 +67,8 @@ class SplitWork:
 
 def labelled_images(
     split: SplitWork, kb: EmbeddingStore, root: Path, dtype: str
-) -> Iterator[dict[str, Any]]:
-    """Yield the images of a split with their questions, encoded, and keep its counts.
+) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield the images of a split, encoded, with the numbers of their questions; keep its counts.
 
     ``train`` keeps only queries whose pool holds a positive; the other splits keep all.
 
@@ -101,7 +101,7 @@ def labelled_images(
                     split.skipped.add(EXTREME, f"{samples[0].key} ({width}x{height})", len(samples))
                     continue
                 if kept := [sample for sample in samples if _count(split, sample, kb)]:
-                    yield pack_image(kept, *stored_image(data, image), dtype)
+                    yield pack_image(kept, *stored_image(data, image), dtype), len(kept)
             bar.update(len(rows))
 
 

@@ -219,11 +219,6 @@ def pack_image(
     }
 
 
-def n_questions(packed: dict[str, Any]) -> int:
-    """How many questions there are about an encoded image."""
-    return len(json.loads(packed["json"])["questions"])
-
-
 def pack_embeddings(
     candidates: np.ndarray, full: np.ndarray, dtype: str = "float32"
 ) -> dict[str, bytes]:

@@ -10,19 +10,23 @@ from typing import Any, BinaryIO
 import webdataset as wds
 
 from regionr1.data.shards.index import ShardFile
-from regionr1.data.shards.samples import PART_OF, n_questions
+from regionr1.data.shards.samples import PART_OF
 from regionr1.files import file_sha256, write_whole
 
 
 def write_shards(
-    folder: Path, split: str, images: Iterable[dict[str, Any]], samples_per_shard: int
+    folder: Path,
+    split: str,
+    images: Iterable[tuple[dict[str, Any], int]],
+    samples_per_shard: int,
 ) -> tuple[list[ShardFile], dict[str, int]]:
     """Write encoded images as the tars of a split.
 
     Args:
         folder: An existing folder.
         split: Prefix of the file names.
-        images: Images with their questions (`regionr1.data.shards.samples.pack_image`).
+        images: Images with their questions (`regionr1.data.shards.samples.pack_image`), and how
+            many questions each has.
         samples_per_shard: Most questions of a tar; an image with more has a tar of its own.
 
     Returns:
@@ -31,11 +35,11 @@ def write_shards(
     parts = dict.fromkeys(PART_OF.values(), 0)
     samples: list[int] = []
 
-    def shard_of(image: dict[str, Any]) -> int:
+    def shard_of(asked: tuple[dict[str, Any], int]) -> int:
         """Number of the tar that an image goes into; counts the image too."""
+        image, n = asked
         for name, part in PART_OF.items():
             parts[part] += len(image.get(name, b""))
-        n = n_questions(image)
         if not samples or samples[-1] + n > samples_per_shard:
             samples.append(0)
         samples[-1] += n
@@ -44,7 +48,7 @@ def write_shards(
     shards = []
     for number, members in groupby(images, shard_of):
         path = folder / f"{split}-{number:06d}.tar"
-        n = write_tar(path, members)
+        n = write_tar(path, (image for image, _ in members))
         size = path.stat().st_size
         shards.append(ShardFile(path.name, samples[number], n, file_sha256(path), size))
     parts["tar"] = sum(shard.bytes for shard in shards) - sum(parts.values())
