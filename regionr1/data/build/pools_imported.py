@@ -124,8 +124,9 @@ def pools_from_faiss(
             full = queries.vectors([row])
             rows = index.search(full, searched)[1][0]
             pages = list(dict.fromkeys(kb.entity_at(int(ids[r])) for r in rows if r >= 0))
-            for _ in range(queries.starts[row], queries.starts[row + 1]):
-                yield _nearest_images(kb, full[0], pages[:k], k, skipped)
+            asked = int(queries.starts[row + 1] - queries.starts[row])
+            nearest = _nearest_images(kb, full[0], pages[:k], k, skipped, asked)
+            yield np.repeat(nearest, asked, axis=0)
         header.update(skipped=skipped.as_dict(), examples=skipped.first)
 
     return write_pools(work, split, found(), queries.n_questions, k, header)
@@ -221,14 +222,22 @@ def _index_ids(source: Path, ntotal: int, n_entities: int, path: Path) -> list[i
 
 
 def _nearest_images(
-    kb: EmbeddingStore, full: np.ndarray, pages: list[str], k: int, skipped: SkipReport
+    kb: EmbeddingStore,
+    full: np.ndarray,
+    pages: list[str],
+    k: int,
+    skipped: SkipReport,
+    asked: int = 1,
 ) -> np.ndarray:
-    """(1, K) the image of each page that is nearest to the full query image, pages in order."""
+    """(1, K) the image of each page that is nearest to the full query image, pages in order.
+
+    A page that has none is counted for each of the questions that the pool is of.
+    """
     rows = []
     for page in pages:
         own = kb.rows_of(page)
         if own:
             rows.append(own[int(np.argmax(kb.vectors(own) @ full))])
         else:
-            skipped.add(NO_PICTURE if kb.knows(page) else NOT_IN_KB, page)
+            skipped.add(NO_PICTURE if kb.knows(page) else NOT_IN_KB, page, asked)
     return np.asarray([rows + [NO_ROW] * (k - len(rows))], dtype=np.int64)

@@ -21,6 +21,7 @@ from regionr1.data.build.store import EmbeddingStore
 from regionr1.data.build.write import shards_from_work
 from regionr1.data.readers import key_index
 from regionr1.data.readers.evqa import EvqaSource
+from regionr1.data.records import SkipReport
 from regionr1.data.shards.index import load_index
 from regionr1.data.shards.stream import read_samples
 from regionr1.errors import UserError
@@ -260,6 +261,33 @@ def test_echosights_index_finds_pages(work) -> None:
     assert [work.kb.row(rows[0])[0] for rows in pools.rows[:3]] == [url_of(0), url_of(0), url_of(1)]
     index = work.shards()
     assert index.n_with_positive == 6
+
+
+def test_an_image_with_several_questions_is_looked_up_once(work, monkeypatch) -> None:
+    rows = work.files.rows["test"]
+    rows += [{**rows[1], "question": f"And {n}?"} for n in range(2)]
+    work.files.write()
+    folder = write_faiss(work, [n // 2 for n in range(10)])
+    for n in range(2):  # counted for each question whose pool it would have been in
+        (work.files.root / f"wiki_images/003/{n}.jpg").unlink()
+    work.embed()
+    look_up, calls = pools_imported._nearest_images, []
+
+    def counted(kb, full, pages, k, skipped, asked):
+        calls.append((full, pages, asked))
+        return look_up(kb, full, pages, k, skipped, asked)
+
+    monkeypatch.setattr(pools_imported, "_nearest_images", counted)
+    pools = work.pool(k=5, faiss=folder)
+    assert [asked for *_, asked in calls] == [1, 1, 3, 1, 1, 1]
+    plain = SkipReport()
+    by_question = [
+        look_up(work.kb, full, pages, 5, plain)
+        for full, pages, asked in calls
+        for _ in range(asked)
+    ]
+    assert np.array_equal(pools.rows, np.concatenate(by_question))
+    assert pools.about["skipped"] == plain.as_dict() == {"retrieved page without a usable image": 8}
 
 
 @pytest.mark.parametrize(
