@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -15,7 +16,7 @@ from regionr1.data.records import first_at
 from regionr1.data.seen import Seen
 from regionr1.data.shards.index import ShardIndex, check_shards, indexed_splits, verify_index
 from regionr1.data.shards.location import Location
-from regionr1.data.shards.samples import ShardImage
+from regionr1.data.shards.samples import ShardImage, bytes_by_part
 from regionr1.data.shards.stream import read_images
 from regionr1.errors import UserError
 from regionr1.progress import progress
@@ -121,12 +122,15 @@ def verify(
 def _check_content(location: Location, index: ShardIndex) -> None:
     """Refuse samples that cannot be used, keys that occur twice and counts that are not true."""
     keys, n_samples, n_with_positive, full_first = Seen(), 0, 0, 0
+    parts: Counter[str] = Counter()
     with (
         ThreadPoolExecutor(_THREADS) as threads,
         progress(total=index.n_samples, desc=f"verify {index.split}") as bar,
     ):
         for number, shard in enumerate(index.shards):
             for chunk in chunks(read_images(location, index, number), _THREADS * 4):
+                for image in chunk:
+                    parts.update(bytes_by_part(image.files))
                 for sample in chain.from_iterable(threads.map(ShardImage.samples, chunk)):
                     where = f"{location}: {shard.name}, sample {sample.key}"
                     index.refuse_misfit(sample.candidates.shape, where)
@@ -137,13 +141,18 @@ def _check_content(location: Location, index: ShardIndex) -> None:
                     best = int(np.argmax(sample.candidates @ sample.full))
                     full_first += sample.labels[best if index.embeddings else 0]
                 bar.update(sum(map(len, chunk)))
-    for name, found in (
-        ("n_samples", n_samples),
-        ("n_with_positive", n_with_positive),
-        ("full_first", full_first),
-    ):
-        if getattr(index, name) != found:
+    counts = [
+        ("n_samples", index.n_samples, n_samples),
+        ("n_with_positive", index.n_with_positive, n_with_positive),
+        ("full_first", index.full_first, full_first),
+    ]
+    if not index.embeddings:  # an added scorer's tars have no sizes by part
+        parts["tar"] = sum(shard.bytes for shard in index.shards) - parts.total()
+        said = index.bytes_by_part
+        counts += [(f"bytes_by_part {p}", said.get(p, 0), parts[p]) for p in {**parts, **said}]
+    for name, told, found in counts:
+        if told != found:
             raise UserError(
-                f"{location}: the index of {index.split} says {name} {getattr(index, name):,} "
-                f"where the shards have {found:,}; build the shards again."
+                f"{location}: the index of {index.split} says {name} {told:,} where the shards "
+                f"have {found:,}; build the shards again."
             )

@@ -224,6 +224,8 @@ def load_index(folder: Location, split: str) -> ShardIndex:
         counts = [(shard.samples, shard.images) for shard in values["shards"]]
         if any([(s.samples, s.images) for s in a.shards] != counts for a in values["scorers"]):
             raise ValueError("an added scorer has other samples")
+        if not all(type(n) is int for n in values["bytes_by_part"].values()):
+            raise ValueError("a size in bytes_by_part is no whole number")
         return ShardIndex(**values)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(

@@ -15,6 +15,7 @@ numbers of a unit vector.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -217,6 +218,14 @@ def pack_image(
         "json": json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode(),
         **pack_embeddings(np.stack([*table.values()]), first.full, dtype),
     }
+
+
+def bytes_by_part(files: dict[str, Any]) -> Counter[str]:
+    """The bytes of an encoded image's files, by the part of the shards that they belong to."""
+    counted: Counter[str] = Counter()
+    for name, part in PART_OF.items():
+        counted[part] += len(files.get(name, b""))
+    return counted
 
 
 def pack_embeddings(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, BinaryIO
 import webdataset as wds
 
 from regionr1.data.shards.index import ShardFile
-from regionr1.data.shards.samples import PART_OF
+from regionr1.data.shards.samples import bytes_by_part
 from regionr1.files import file_sha256, write_whole
 
 
@@ -32,14 +33,13 @@ def write_shards(
     Returns:
         The tars with their hashes, and their bytes by part.
     """
-    parts = dict.fromkeys(PART_OF.values(), 0)
+    parts: Counter[str] = Counter()
     samples: list[int] = []
 
     def shard_of(asked: tuple[dict[str, Any], int]) -> int:
         """Number of the tar that an image goes into; counts the image too."""
         image, n = asked
-        for name, part in PART_OF.items():
-            parts[part] += len(image.get(name, b""))
+        parts.update(bytes_by_part(image))
         if not samples or samples[-1] + n > samples_per_shard:
             samples.append(0)
         samples[-1] += n
@@ -51,8 +51,8 @@ def write_shards(
         n = write_tar(path, (image for image, _ in members))
         size = path.stat().st_size
         shards.append(ShardFile(path.name, samples[number], n, file_sha256(path), size))
-    parts["tar"] = sum(shard.bytes for shard in shards) - sum(parts.values())
-    return shards, parts
+    parts["tar"] = sum(shard.bytes for shard in shards) - parts.total()
+    return shards, dict(parts)
 
 
 def write_tar(path: Path, images: Iterable[dict[str, Any]]) -> int:

@@ -186,6 +186,34 @@ def test_verify_counts_again(shards, name) -> None:
         verify(shards)
 
 
+@pytest.mark.parametrize("part", ["images", "candidates", "full", "questions", "tar", "more"])
+def test_verify_counts_the_bytes_again(shards, part) -> None:
+    path = shards / "test.index.json"
+    known = json.loads(path.read_text())
+    said = known["bytes_by_part"].get(part, 0)
+    known["bytes_by_part"][part] = said + 1000
+    path.write_text(json.dumps(known))
+    verify(shards, content=False)
+    message = f"the index of test says bytes_by_part {part} {said + 1000:,} where the shards have "
+    with pytest.raises(UserError, match=f"{message}{said:,}; build the shards again"):
+        verify(shards)
+    del known["bytes_by_part"][part]
+    path.write_text(json.dumps(known))
+    if said:
+        with pytest.raises(UserError, match=f"bytes_by_part {part} 0 where the shards have"):
+            verify(shards)
+    else:
+        verify(shards)
+
+
+@pytest.mark.parametrize("told", [{"images": "9"}, {"images": 9.5}, [9], None])
+def test_sizes_that_are_no_numbers_are_refused(shards, told) -> None:
+    path = shards / "test.index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "bytes_by_part": told}))
+    with pytest.raises(UserError, match=r"test\.index\.json: damaged index .*; build the sh"):
+        verify(shards)
+
+
 def test_whole_shards_pass(shards) -> None:
     assert [index.split for index in verify(shards)] == ["test", "train", "val"]
 
