@@ -23,6 +23,7 @@ Size = Sequence[int] | Tensor
 """One (height, width), or one per query: (B, 2) for boxes (B, 4) or (B, G, 4)."""
 
 _TINY = 1e-12
+_ALMOST = 1 - 2**-24  # the largest float32 below 1
 _SLACK_PX = 1e-2  # an edge this near a pixel border lies on it: float32 is no finer on wide images
 
 
@@ -222,7 +223,7 @@ class CropPrior:
         return self.encouragement * max(0.0, 1.0 - step / self.encouragement_steps)
 
     def penalty(self, box_unit: Tensor, image_hw: Size = (1, 1)) -> Tensor:
-        """eta(b) of our own reward, 0..1 (...,): 0 for a sound box, 1 for one without area.
+        """eta(b) of our own reward, 0..1 (...,): 0 for a sound box, 1 for those without area alone.
 
         The area is that inside the image. The paper's eta(b) (Eq. 5) is for boxes without area
         only; here, between the two, it grows with how far the box falls short of `min_area` or
@@ -236,7 +237,10 @@ class CropPrior:
         inside = clamp_unit(box_unit)
         small = 1 - area(inside) / max(self.min_area, _TINY)
         narrow = 1 - self.max_aspect / aspect(inside, image_hw)
-        return torch.maximum(small, narrow).clamp(min=0)
+        eta = torch.maximum(small, narrow).clamp(min=0)
+        # Rounded up to 1, a box of hardly any area would be taken for one that has none.
+        has_area = (inside[..., 2:] > inside[..., :2]).all(-1)
+        return eta.masked_fill((eta >= 1) & has_area, _ALMOST)
 
     def pad(self, box_unit: Tensor) -> Tensor:
         """Boxes (..., 4) with the padding around them, inside the image."""

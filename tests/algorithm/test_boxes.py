@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from regionr1.algorithm.boxes import (
@@ -153,8 +153,11 @@ def test_penalty_is_0_for_a_sound_box_1_for_none_and_graded_between():
 
 
 @given(st.lists(ANYWHERE, min_size=4, max_size=4), SIDES, SIDES)
-def test_penalty_is_a_share(box, height, width):
-    assert 0 <= CropPrior().penalty(torch.tensor(box), (height, width)) <= 1
+@example([0.5, 0.5, 0.50001, 0.50001], 1, 1)
+def test_penalty_is_a_share_and_1_only_without_area(box, height, width):
+    penalty = CropPrior().penalty(torch.tensor(box), (height, width))
+    x1, y1, x2, y2 = clamp_unit(torch.tensor(box)).tolist()
+    assert 0 <= penalty <= 1 and (penalty == 1) == (x2 <= x1 or y2 <= y1)
 
 
 def test_penalty_sees_each_querys_image():

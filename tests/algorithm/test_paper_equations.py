@@ -68,6 +68,8 @@ def test_eq_5_has_no_limits_of_area_or_shape() -> None:
     slim = prior.penalty(torch.tensor([0.0, 0.0, 0.9, 0.01])).item()
     assert 0.9 < slim < 1
     assert total(reward(REGION, penalty=slim)).equal(total(reward(REGION)))
+    speck = CropPrior().penalty(torch.tensor([0.5, 0.5, 0.50001, 0.50001])).item()
+    assert total(reward(REGION, penalty=speck)).equal(total(reward(REGION)))  # x2 > x1, y2 > y1
     outside = prior.penalty(torch.tensor([2.0, 2.0, 3.0, 3.0])).item()
     assert total(reward(REGION, penalty=outside)).item() == -1  # nothing of it is in the image
 
