@@ -68,12 +68,13 @@ class DecisionQuality:
         auroc: Chance that P(REGION) is higher on a query that the crop ranks better than on one
             that the full image ranks better.
         auprc: Area under precision and recall of finding the queries that the crop ranks better.
-        regret_recall_at_1: How far Recall@1 lies below the better of full image and crop per query.
+        regret_recall_at_1: How far Recall@1 among the n queries lies below the better of full image
+            and crop per query.
         regret_mrr: The same in MRR.
         ece: Expected calibration error of P(REGION) as the chance that the crop ranks better.
         brier: Mean squared error of P(REGION) as that chance.
         aurc: Area under risk and coverage: mean share of wrong decisions over all numbers of the
-            surest ones.
+            surest ones, where equally sure ones come together and count as many as they are.
         crop_rate: Share of all n queries that the policy crops.
         crop_rate_crop_better: The same among queries that the crop ranks better.
         crop_rate_full_better: The same among queries that the full image ranks better.
@@ -177,7 +178,7 @@ def decision_quality(name: str, cases: Sequence[Case], resamples: int = 1000) ->
         regret_mrr=regret_mrr,
         ece=_calibration_error(target, p_decided) if calibrated else None,
         brier=float(np.mean((p_decided - target) ** 2)) if calibrated else None,
-        aurc=_mean([risk for _, risk in risk_coverage(cases)]),
+        aurc=_area_under(risk_coverage(cases)),
         crop_rate=_mean(cropped),
         crop_rate_crop_better=_mean(cropped[better]),
         crop_rate_full_better=_mean(cropped[decided & ~better]),
@@ -295,6 +296,12 @@ def _calibration_error(target: NDArray[np.bool_], p: FloatArray) -> float:
     bins = np.minimum((p * BINS).astype(int), BINS - 1)
     gaps = [abs(float((p - target)[bins == b].sum())) for b in np.unique(bins)]
     return sum(gaps) / len(p)
+
+
+def _area_under(curve: Sequence[tuple[float, float]]) -> float | None:
+    """Area under (coverage, risk), each risk as wide as the coverage that it adds."""
+    widths = np.diff([0.0, *(coverage for coverage, _ in curve)])
+    return float(widths @ [risk for _, risk in curve]) if curve else None
 
 
 def _mean(values: Sequence[float] | FloatArray) -> float | None:

@@ -52,6 +52,14 @@ def test_risk_is_of_the_surest_decisions_first() -> None:
         Case("q", "e", 0.5, 0.5, 1.0, 0.5, False, {}),
     ]
     assert risk_coverage(alike) == [(1.0, 0.5)]  # equally sure: one point, in no order
+    # three of four are wholly sure, one of them wrongly: the point counts as three
+    sure = [
+        Case("q", "e", p, full, crop, 1.0, p > 0.5, {})
+        for p, full, crop in ((1.0, 0.5, 1.0), (1.0, 0.5, 1.0), (1.0, 1.0, 0.5), (0.4, 1.0, 0.5))
+    ]
+    assert risk_coverage(sure) == [(0.75, 1 / 3), (1.0, 0.25)]
+    found = decision_quality("policy", sure, resamples=0)
+    assert found.aurc == pytest.approx(0.75 / 3 + 0.25 * 0.25)
 
 
 def test_an_invalid_answer_has_all_the_regret() -> None:
