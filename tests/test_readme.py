@@ -8,8 +8,15 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 from checkout import ROOT
 
+from regionr1.algorithm.advantages import AdvantageOptions
+from regionr1.algorithm.boxes import CropPrior
+from regionr1.algorithm.decision import EstimatorOptions
+from regionr1.algorithm.losses import LossOptions
+from regionr1.algorithm.objective import Objective
+from regionr1.algorithm.rewards import RewardWeights
 from regionr1.cli import fit as lightning_cli
 from regionr1.cli.commands import COMMANDS, GROUPS, VERBS, Command
 from regionr1.cli.main import dispatch
@@ -43,7 +50,32 @@ OURS = [c[1:] for c in commands() if Path(c[0]).name == "regionr1"]
 OTHERS = [c for c in commands() if Path(c[0]).name != "regionr1"]
 
 
-@pytest.mark.parametrize("args", [a for a in OURS if a[0] in VERBS], ids=ids)
+def variants() -> dict[str, list[str]]:
+    """Options of every `NAME: OPTIONS` that is shown for scripts/experiment, by name."""
+    shown = [part for command in OTHERS for part in command]
+    shown += re.findall('"(.+: .+)"', (ROOT / "scripts" / "experiment").read_text().split('"""')[1])
+    found = (re.fullmatch(r"([\w.-]+): (--.+)", text) for text in shown)
+    return {match[1]: shlex.split(match[2]) for match in found if match}
+
+
+def check_options(model: dict) -> None:
+    """What options say to each other, which printing a config does not check."""
+    RewardWeights(**model["reward"])
+    CropPrior(**model["crop_prior"])
+    Objective(
+        decision=model["decision"],
+        kl_weight=model["kl_weight"],
+        kl=model["kl"],
+        estimator=EstimatorOptions(**model["estimator"]),
+        advantage=AdvantageOptions(**model["advantage"]),
+        loss=LossOptions(**model["loss"]),
+    )
+
+
+FITS = [["fit", *RECIPE, *options] for options in variants().values()]
+
+
+@pytest.mark.parametrize("args", [*(a for a in OURS if a[0] in VERBS), *FITS], ids=ids)
 def test_lightning_commands_parse(args: list[str], monkeypatch, capsys) -> None:
     monkeypatch.chdir(ROOT)
     # A resumed run brings its config: the recipe stands in for it.
@@ -53,7 +85,9 @@ def test_lightning_commands_parse(args: list[str], monkeypatch, capsys) -> None:
     with pytest.raises(SystemExit) as caught:
         lightning_cli.run([*full, "--print_config"])
     assert caught.value.code in (None, 0)
-    assert "group_size: " in capsys.readouterr().out
+    model = yaml.safe_load(capsys.readouterr().out)["model"]
+    assert model["group_size"] > 1
+    check_options(model)
 
 
 @pytest.fixture

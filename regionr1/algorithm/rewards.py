@@ -12,8 +12,9 @@ Three variants share the four deltas, each view against full image, weighted by 
     FULL     1 when the full image ranks a positive first, else 0     (Eq. 8)
 
 with the highest positive in the margin, and eta(b) for boxes without area only (x2 <= x1 or
-y2 <= y1), which are never cut and so have deltas of 0. The paper gives no amount for eta(b) and
-says nothing of answers that cannot be read: `malformed` and `invalid` are ours.
+y2 <= y1, of what lies inside the image), which are never compared and so have deltas of 0. The
+paper gives no amount for eta(b) and says nothing of answers that cannot be read: `malformed` and
+`invalid` are ours.
 
 `own` is this project's: FULL earns `full_correct`, 0.2, the size of what a good crop earns, where
 Eq. 8's 1 is more than most crops can; the margin takes the mean of the positives, because one lucky
@@ -116,7 +117,7 @@ class RewardWeights:
             if self.variant != "own" and own not in (None, fixed):
                 raise UserError(
                     f"Reward: variant {self.variant!r} fixes {name} to {fixed!r}, got {own!r}: "
-                    "leave it out, or set variant to 'own'."
+                    f"set model.reward.{name} to null, or variant to 'own'."
                 )
         if self.labels not in get_args(Labels):
             raise UserError(f"model.reward.labels is {self.labels!r}: use given or vote")
