@@ -136,27 +136,31 @@ class ShardStream(IterableDataset[QueryBatch]):
             )
         passes = count(self.first_pass) if self.endless else [0]
         for number in passes:
-            for image, question in self._undecoded(number, consumer, consumers):
-                (sample,) = image.samples([question])
-                self.index.refuse_misfit(sample.candidates.shape, image.where)
-                yield sample
+            for image, questions in self._undecoded(number, consumer, consumers):
+                for sample in image.samples(questions):
+                    self.index.refuse_misfit(sample.candidates.shape, image.where)
+                    yield sample
 
     def _undecoded(
         self, number: int, consumer: int, consumers: int
-    ) -> Iterator[tuple[ShardImage, int]]:
-        """The samples of one pass, as images and the number of a question about it."""
+    ) -> Iterator[tuple[ShardImage, Sequence[int]]]:
+        """The samples of one pass, as images and the numbers of questions about each.
+
+        When endless, the questions about an image are shuffled apart, and each comes alone.
+        """
         shards = self.index.shards
         order = list(range(len(shards)))
         if self.endless:
             # All consumers must agree on the order, or their runs would overlap.
             random.Random(f"{self.seed}/{number}").shuffle(order)
         slices = plan_slices([shard.samples for shard in shards], order, consumer, consumers)
-        stream = (sample for part in slices for sample in read_slice(self.folder, self.index, part))
+        stream = (asked for part in slices for asked in read_slice(self.folder, self.index, part))
         if not self.endless:
             return stream
+        apart = ((image, [n]) for image, questions in stream for n in questions)
         rng = random.Random(f"{self.seed}/{number}/{consumer}")
         buffer = max(self.shuffle_buffer, 1)
-        return wds.filters.shuffle(buffer, initial=buffer, rng=rng)(stream)
+        return wds.filters.shuffle(buffer, initial=buffer, rng=rng)(apart)
 
 
 def read_samples(folder: Location, index: ShardIndex) -> Iterator[ShardSample]:
@@ -189,16 +193,16 @@ def samples_of(folder: Location, index: ShardIndex, keys: Set[str]) -> list[Shar
 
 def read_slice(
     folder: Location, index: ShardIndex, part: Slice
-) -> Iterator[tuple[ShardImage, int]]:
-    """Undecoded samples of a shard: each an image, and the number of a question about it.
+) -> Iterator[tuple[ShardImage, Sequence[int]]]:
+    """Undecoded samples of a shard: images, and the numbers of the questions about each.
 
     Raises:
         UserError: As `read_images`.
     """
     n = 0
     for image in read_images(folder, index, part.shard):
-        for question in range(max(part.start - n, 0), min(part.stop - n, len(image))):
-            yield image, question
+        if questions := range(max(part.start - n, 0), min(part.stop - n, len(image))):
+            yield image, questions
         n += len(image)
         if n >= part.stop < index.shards[part.shard].samples:
             return

@@ -16,11 +16,12 @@ from PIL import Image
 from regionr1.cli.main import main
 from regionr1.data.build.label import EXTREME
 from regionr1.data.build.stages import AddScorer
+from regionr1.data.images import open_image
 from regionr1.data.readers.own import OwnSource
 from regionr1.data.shards.describe import describe, verify
 from regionr1.data.shards.index import ShardIndex, verify_index
 from regionr1.data.shards.samples import ShardImage, ShardSample, pack_image
-from regionr1.data.shards.stream import ShardStream, read_batches, read_samples
+from regionr1.data.shards.stream import ShardStream, read_batches, read_images, read_samples
 from regionr1.errors import UserError
 from regionr1.scorers.builtin import PixelScorer
 
@@ -119,7 +120,8 @@ def test_every_question_is_read_once(tmp_path_factory, asked, ranks, consumers, 
                 consumer = rank * consumers + worker
                 keys = [
                     image.record["questions"][n]["key"]
-                    for image, n in stream._undecoded(0, consumer, ranks * consumers)
+                    for image, questions in stream._undecoded(0, consumer, ranks * consumers)
+                    for n in questions
                 ]
                 sizes.append(len(keys))
                 seen.update(keys)
@@ -150,6 +152,30 @@ def test_batches_of_ranks_and_workers_begin_within_an_image(root, workers) -> No
                 assert np.array_equal(batch.candidates[n].numpy(), sample.candidates)
             seen += batch.keys
     assert sorted(seen) == sorted(expected)
+
+
+def test_evaluation_decodes_an_image_once_for_its_questions(root, monkeypatch) -> None:
+    out, index = build(root)
+    decoded: list[str] = []
+
+    def counted(data: bytes, where: str) -> Image.Image:
+        decoded.append(where)
+        return open_image(data, where)
+
+    monkeypatch.setattr("regionr1.data.shards.samples.open_image", counted)
+    found = list(read_samples(out, index))
+    assert len(found) == 13 and len(decoded) == len(set(decoded)) == index.n_images == 7
+    by_question = (
+        image.samples([n])[0]
+        for shard in range(len(index.shards))
+        for image in read_images(out, index, shard)
+        for n in range(len(image))
+    )
+    for sample, alone in zip(found, by_question, strict=True):
+        assert told(sample) == told(alone)
+        assert sample.image.tobytes() == alone.image.tobytes()
+        assert np.array_equal(sample.candidates, alone.candidates)
+        assert np.array_equal(sample.full, alone.full)
 
 
 def test_questions_in_the_shuffle_buffer_share_the_bytes_of_their_image(root) -> None:
