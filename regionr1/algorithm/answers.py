@@ -1,9 +1,9 @@
 """Answers: what the policy may write, and the one reading of anything it does write.
 
 An answer is FULL, REGION or INVALID, in one of the forms that an `AnswerForm` describes. INVALID is
-an outcome of its own: garbage is never taken for FULL. The short form here is ours:
-`NO_CROP_NEEDED`, or `{"bbox_2d": [x1, y1, x2, y2]}`, bare or inside a `<tool_call>`. The paper's is
-in `regionr1.algorithm.paper_answer`.
+an outcome of its own: garbage is never taken for FULL. The short form here is ours, with the word
+for FULL that the paper's release has: `NO_CROP_NEEDED`, or `{"bbox_2d": [x1, y1, x2, y2]}`, bare or
+inside a `<tool_call>`. The paper's is in `regionr1.algorithm.paper_answer`.
 """
 
 from __future__ import annotations

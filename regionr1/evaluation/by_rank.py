@@ -2,8 +2,8 @@
 
 A good policy leaves alone what the full image has right and crops where it is wrong. Shares are of
 the queries of a row, so help, hurt and no change add up to 1, and nothing can change without a crop
-or an invalid answer: help + hurt is at most crops + invalid. (In the published table it is more, so
-its shares must be of something else.)
+or an invalid answer: help + hurt is at most crops + invalid. (In three of the published table's
+four rows for ranks above 1 it is more, so its shares must be of something else.)
 """
 
 from collections.abc import Iterable, Sequence

@@ -108,7 +108,7 @@ def before_after(before: Sequence[Case], after: Sequence[Case]) -> Image.Image:
     rows = [crop_grid(cases, len(cases)) for cases in (before, after)]
     page = Image.new("RGB", (rows[0].width, sum(row.height + title for row in rows) + title), PAPER)
     draw = ImageDraw.Draw(page)
-    legend = "Orange: the policy's crop. Dashed: the target's box, which training never sees."
+    legend = "Orange: the policy's crop. Dashed: the reference view, which training never sees."
     line = fit_text(legend, page.width - 2 * GAP, font(SMALL))[0]
     draw.text((GAP, page.height - title), line, fill=GREY, font=font(SMALL))
     y = 0

@@ -1,4 +1,7 @@
-"""Learning rate: linear warm-up, then half a cosine to zero (Region-R1, appendix B)."""
+"""Learning rate: linear warm-up, then half a cosine to zero.
+
+Region-R1's appendix B says cosine and 50 warm-up steps, and no more.
+"""
 
 import math
 from typing import Any

@@ -1,6 +1,6 @@
 """Reader of InfoSeek: the official JSON Lines, or EchoSight's CSV, with OVEN's images.
 
-The public test split has no answers, so every paper tests on val, and so does this reader: its
+The public test split has no answers, so Region-R1 tests on val, and so does this reader: its
 ``test`` is InfoSeek's val with both parts (unseen question, unseen entity), and its ``val`` is a
 share of InfoSeek's train, held out by entity.
 """
