@@ -95,7 +95,7 @@ def premise(
         split: Which split to measure.
         scorer: The scorer that the shards were made with, or one that was added to them.
         out: JSON file for the table, beside printing it.
-        crops: Rank by the crops of the grid too; the scorer embeds 42 images per query.
+        crops: Rank by the crops of the grid too; the scorer embeds 42 crops per image.
         limit: Measure this many queries, spread evenly over the split; left out, all.
         work: Folder that keeps the crops' embeddings: a killed run goes on, and another limit takes
             over what is there. Left out, nothing is kept.
@@ -125,7 +125,9 @@ def premise(
 
     outcomes = headroom(progress(queries(), "premise", n, "query"), model)
     if crops:
-        print(f"embedding {n:,} queries x {len(grid())} crops = {n * len(grid()):,} images")
+        images = min(n, index.n_images)
+        crops_in_all = images * len(grid())
+        print(f"embedding at most {images:,} images x {len(grid())} crops = {crops_in_all:,} crops")
         kept = None
         if work is not None:
             kept = work / f"premise-{split}-{index.built_from}-{model.fingerprint()}"

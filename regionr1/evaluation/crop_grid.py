@@ -7,12 +7,14 @@ can hope for lies between the two, and well above the best single crop for all q
 no policy at all.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from regionr1.algorithm.boxes import crop_px
 from regionr1.algorithm.ranking import first_positive_rank
@@ -56,26 +58,36 @@ def crop_grid_outcomes(
     """Yields, query by query, its outcomes by the crops of `grid()`, then the one of luck.
 
     The last outcome is the best, by the query's labels, of the same crops of the nearest other
-    query's image; it is left out where no query of another entity stands near.
+    query's image; it is left out where no query of another entity and another image stands near.
+    The crops of an image are embedded once for all questions about it that stand near each other.
 
     Args:
         samples: Queries with their pools.
         scorer: The scorer of the samples' embeddings, which embeds the crops.
-        kept: Folder of these shards and this scorer alone, in which each query's crops are kept, so
+        kept: Folder of these shards and this scorer alone, in which each image's crops are kept, so
             that what was embedded once is read the next time.
     """
     boxes = grid()
+    known: dict[str, np.ndarray] = {}
     for chunk in chunks(samples):
+        names = [_name(sample.image) for sample in chunk]
         crops = [[crop_px(torch.tensor(b), *s.image.size) for b in boxes] for s in chunk]
-        views = np.stack(
-            [_kept(sample, cut, scorer, kept) for sample, cut in zip(chunk, crops, strict=True)]
-        )
+        known = {name: known[name] for name in names if name in known}
+        for name, sample, cut in zip(names, chunk, crops, strict=True):
+            if name not in known:
+                path = None if kept is None else kept / f"{name}.npy"
+                known[name] = _kept(sample, cut, scorer, path)
+        views = [known[name] for name in names]
         for i, (sample, cut) in enumerate(zip(chunk, crops, strict=True)):
             own = [
                 outcome_of(sample, "best_of_grid", view, crop)
                 for view, crop in zip(views[i], cut, strict=True)
             ]
-            others = [j for j, other in enumerate(chunk) if other.cluster != sample.cluster]
+            others = [
+                j
+                for j, other in enumerate(chunk)
+                if other.cluster != sample.cluster and names[j] != names[i]
+            ]
             if others:
                 other = others[int(np.argmin(np.abs(np.array(others) - i)))]
                 best = int(np.argmin(_ranks(sample, views[other])))
@@ -121,13 +133,17 @@ def _best_box(rows: list[list[Outcome]]) -> int:
     return max(enumerate(keys), key=lambda pair: pair[1])[0]
 
 
+def _name(image: Image.Image) -> str:
+    """A name of an image by its pixels, the same for every question about it."""
+    return hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
+
+
 def _kept(
-    sample: ShardSample, crops: list[tuple[int, int, int, int]], scorer: Scorer, kept: Path | None
+    sample: ShardSample, crops: list[tuple[int, int, int, int]], scorer: Scorer, path: Path | None
 ) -> np.ndarray:
-    """(42, D) embeddings of a query's crops, read where they were kept."""
-    if kept is None:
+    """(42, D) embeddings of an image's crops, read where they were kept."""
+    if path is None:
         return _embed(sample, crops, scorer)
-    path = kept / f"{sample.key}.npy"
     if path.is_file():
         found = from_npy(path.read_bytes())
         if found.shape == (len(crops), len(sample.full)):
@@ -140,7 +156,7 @@ def _kept(
 def _embed(
     sample: ShardSample, crops: list[tuple[int, int, int, int]], scorer: Scorer
 ) -> np.ndarray:
-    """(42, D) embeddings of a query's crops."""
+    """(42, D) embeddings of an image's crops."""
     images = [sample.image.crop(crop) for crop in crops]
     parts = [scorer.embed_images(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
     return torch.cat(parts).cpu().numpy()

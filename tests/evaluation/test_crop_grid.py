@@ -1,6 +1,7 @@
 """Headroom without boxes: by hand on coloured squares, luck, and the command."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +98,7 @@ def test_the_command(builtin_shards, tmp_path: Path, capsys) -> None:
     out = tmp_path / "premise.json"
     premise(builtin_shards, split="val", scorer="pixels", out=out, crops=True, limit=3)
     printed = capsys.readouterr().out
-    assert "3 queries x 42 crops = 126 images" in printed
+    assert "embedding at most 3 images x 42 crops = 126 crops" in printed
     rows = {row["method"]: row for row in json.loads(out.read_text())}
     assert {"full", "centre", "fixed_crop", "best_of_grid"} <= set(rows)
     assert rows["full"]["n"] == rows["best_of_grid"]["n"] == 3
@@ -127,6 +128,38 @@ def test_crops_that_were_kept_are_read(tmp_path: Path) -> None:
     assert (first.n, second.n) == (42, 42), "the first query's crops were there"
     assert again[0][:42] == found[0]
     assert again == list(crop_grid_outcomes(samples, third, None)) and third.n == 84
+
+
+def test_an_image_is_embedded_once_for_all_questions_about_it(tmp_path: Path) -> None:
+    red, blue = sample("a", "red", 20), sample("b", "blue", 40)
+    asked = [red, *(replace(of, key=f"{of.key}{n}") for of in (red, blue) for n in range(2))]
+    scorer, again = CountingScorer(), CountingScorer()
+    found = list(crop_grid_outcomes(asked, scorer, tmp_path / "kept"))
+    assert scorer.n == 84 and len(list((tmp_path / "kept").iterdir())) == 2
+    assert list(crop_grid_outcomes(asked, again, tmp_path / "kept")) == found and again.n == 0
+    for question, other, row in zip(asked, [blue, blue, blue, red, red], found, strict=True):
+        alone, _ = crop_grid_outcomes([question, other], ColourScorer())
+        assert row == alone
+
+
+def test_an_image_is_known_from_one_chunk_to_the_next(monkeypatch) -> None:
+    monkeypatch.setattr("regionr1.evaluation.headroom.BATCH", 2)
+    red, blue = sample("a", "red", 20), sample("b", "blue", 40)
+    scorer = CountingScorer()
+    asked = [red, *(replace(blue, key=f"b{n}") for n in range(3))]
+    assert [len(row) for row in crop_grid_outcomes(asked, scorer)] == [43, 43, 42, 42]
+    assert scorer.n == 84
+
+
+def test_luck_is_another_image_even_where_one_image_is_asked_about_two_entities() -> None:
+    red, blue = sample("a", "red", 20), sample("b", "blue", 40)
+    labels = [name == "blue" for name in red.candidate_ids]
+    same = replace(red, key="a2", gold_ids=["blue"], cluster="blue", labels=labels)
+    green = replace(blue, key="c", gold_ids=["green"], cluster="green")
+    assert [len(row) for row in crop_grid_outcomes([red, same], ColourScorer())] == [42, 42]
+    first, *_ = crop_grid_outcomes([red, same, green], ColourScorer())
+    alone, _ = crop_grid_outcomes([red, green], ColourScorer())
+    assert first == alone and len(first) == 43
 
 
 def test_an_empty_split_is_one_sentence(builtin_shards, tmp_path: Path) -> None:
