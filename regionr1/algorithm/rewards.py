@@ -71,7 +71,7 @@ class RewardWeights:
     Attributes:
         mrr: Weight of the change in reciprocal rank, w1 (Eq. 5).
         ndcg: Weight of the change in NDCG, w2.
-        rank: Weight of the change in log(1 + rank), w3.
+        rank: Weight of the fall of log(1 + rank), rank of the first positive, w3.
         margin: Weight of the change in margin, w4.
         full_correct: Reward of FULL where the full image already ranks a positive first, `own`
             only. Left out 0.2; `paper` (Eq. 8) and `release` say 1.
