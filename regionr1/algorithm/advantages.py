@@ -22,6 +22,7 @@ class AdvantageOptions:
     Attributes:
         scale_rewards: Divide advantages by the standard deviation of the `group` (the paper's
             Eq. 9), of the `batch` (of all ranks), or by nothing (`none`, as the paper's release).
+            `exact` has advantages of boxes only: what FULL and REGION earn is never divided there.
         baseline: What a reward is compared with: the group's `mean`, or `leave_one_out`, which
             `exact` always takes.
         stratified: Share of the advantage taken among rollouts of the same decision only. The
