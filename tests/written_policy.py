@@ -24,6 +24,7 @@ from regionr1.algorithm.answers import FULL_ANSWER
 from regionr1.data.shards.batch import QueryBatch
 from regionr1.policy.crop_policy import CropPolicy
 from regionr1.policy.prefix import decision_logprobs, prefill
+from regionr1.policy.prompt import Prompt
 from regionr1.policy.rollout import Rollouts, read_rollouts
 from regionr1.scorers.reranker import RewardReranker
 from regionr1.training.rgrpo import RGRPO
@@ -59,21 +60,25 @@ class WrittenPolicy(CropPolicy):
         with self.adapter(use_adapter):
             return self.read(images, questions, [[self.greedily[q][which]] for q in questions])
 
-    def greedy_both(self, images, questions, use_adapter=True) -> Rollouts:
+    def greedy_both(self, prompt, use_adapter=True) -> Rollouts:
         first = 0 if use_adapter else 2
+        asked = self.tokenizer.batch_decode(prompt.input_ids)
+        questions = [next(q for q in self.greedily if q in text) for text in asked]
         with self.adapter(use_adapter):
-            texts = [self.greedily[q][first : first + 2] for q in questions]
-            return self.read(images, questions, texts)
+            return self.read_of(prompt, [self.greedily[q][first : first + 2] for q in questions])
 
-    @torch.no_grad()
     def read(self, images, questions, texts: Sequence[Sequence[str]]) -> Rollouts:
         """Rollouts that hold these B lists of G answers."""
+        return self.read_of(self.encode(images, questions), texts)
+
+    @torch.no_grad()
+    def read_of(self, prompt: Prompt, texts: Sequence[Sequence[str]]) -> Rollouts:
+        """As `read`, of encoded queries."""
         eos, pad = self.tokenizer.eos_token_id, self.tokens.pad
         rows = [[self.tokenizer(text)["input_ids"] + [eos] for text in row] for row in texts]
         length = max(len(ids) for row in rows for ids in row)
         ids = torch.tensor([[ids + [pad] * (length - len(ids)) for ids in row] for row in rows])
         mask = torch.tensor([[[t < len(i) for t in range(length)] for i in row] for row in rows])
-        prompt = self.encode(images, questions)
         logs = decision_logprobs(self.base, prefill(self.base, prompt), self.tokens)
         probabilities = (logs[0].exp(), logs[1].exp())
         forced = torch.zeros_like(mask)

@@ -17,6 +17,7 @@ from regionr1.evaluation.predictions import Prediction
 from regionr1.evaluation.table import Outcome
 from regionr1.policy.crop_policy import CropPolicy
 from regionr1.policy.crops import crop_rectangles
+from regionr1.policy.prompt import Prompt
 from regionr1.policy.rollout import Rollouts
 from regionr1.scorers.reranker import BoxPx, RewardReranker
 
@@ -88,9 +89,14 @@ class Evaluator:
         rollouts = self._policy.greedy(batch.images, batch.questions, force_region)
         return self._of_answer(batch, rollouts, 0)
 
-    def policy_both(self, batch: QueryBatch, use_adapter: bool = True) -> tuple[Views, Views]:
+    def policy_both(self, batch: QueryBatch) -> tuple[Views, Views]:
         """Views of the policy's greedy decisions, and of its regions where it must crop."""
-        rollouts = self._policy.greedy_both(batch.images, batch.questions, use_adapter)
+        return self._both(batch, self._policy.encode(batch.images, batch.questions))
+
+    def _both(
+        self, batch: QueryBatch, prompt: Prompt, use_adapter: bool = True
+    ) -> tuple[Views, Views]:
+        rollouts = self._policy.greedy_both(prompt, use_adapter)
         return self._of_answer(batch, rollouts, 0), self._of_answer(batch, rollouts, 1)
 
     def _of_answer(self, batch: QueryBatch, rollouts: Rollouts, g: int) -> Views:
@@ -133,8 +139,9 @@ class Evaluator:
 
     def outcomes(self, batch: QueryBatch) -> list[Outcome]:
         """Every method of the test table on every query of the batch."""
-        chosen, region = self.policy_both(batch)
-        before, before_region = self.policy_both(batch, use_adapter=False)
+        prompt = self._policy.encode(batch.images, batch.questions)
+        chosen, region = self._both(batch, prompt)
+        before, before_region = self._both(batch, prompt, use_adapter=False)
         full = self.full(batch)
         methods = {
             "full": full,

@@ -222,9 +222,8 @@ class CropPolicy(LightningModule):
         """
         keep = torch.is_grad_enabled() and self.prefill_is_exact
         with torch.no_grad():
-            return self._roll_out(
-                images, questions, group_size, forced, self.temperature, generator, keep
-            )
+            prompt = self.encode(images, questions)
+            return self._roll_out(prompt, group_size, forced, self.temperature, generator, keep)
 
     @torch.no_grad()
     def greedy(
@@ -244,17 +243,21 @@ class CropPolicy(LightningModule):
                 began from a given adapter.
         """
         forced = torch.full((len(images), 1), int(Decision.REGION)) if force_region else None
+        prompt = self.encode(images, questions)
         with self.adapter(use_adapter):
-            return self._roll_out(images, questions, 1, forced, None, None)
+            return self._roll_out(prompt, 1, forced, None, None)
 
     @torch.no_grad()
-    def greedy_both(
-        self, images: Sequence[Image.Image], questions: Sequence[str], use_adapter: bool = True
-    ) -> Rollouts:
-        """The free answer and the forced REGION of `greedy` from one prefill: G = 2."""
-        forced = torch.tensor([[FREE, int(Decision.REGION)]]).expand(len(images), 2)
+    def greedy_both(self, prompt: Prompt, use_adapter: bool = True) -> Rollouts:
+        """The free answer and the forced REGION of `greedy` from one prefill: G = 2.
+
+        Args:
+            prompt: The queries as `encode` gives them, the same with the adapter and without.
+            use_adapter: As for `greedy`.
+        """
+        forced = torch.tensor([[FREE, int(Decision.REGION)]]).expand(len(prompt.mask), 2)
         with self.adapter(use_adapter):
-            return self._roll_out(images, questions, 2, forced, None, None)
+            return self._roll_out(prompt, 2, forced, None, None)
 
     def score(self, rollouts: Rollouts, use_adapter: bool = True) -> PolicyPass:
         """Log-probabilities, entropies and the exact decision; adapter off: reference policy."""
@@ -297,8 +300,9 @@ class CropPolicy(LightningModule):
         self, images: Sequence[Image.Image], questions: Sequence[str], use_adapter: bool = True
     ) -> Tensor:
         """(B,) exact probability of FULL at temperature 1, after greedy reasoning if any."""
+        encoded = self.encode(images, questions)
         with evaluating(self), self.adapter(use_adapter):
-            prompt, _ = self._reason(images, questions, None, None)
+            prompt, _ = self._reason(encoded, None, None)
             with self.stage("prefill"):
                 prefix = prefill(self.base, prompt)
                 return decision_logprobs(self.base, prefix, self.tokens)[0].exp()
@@ -318,8 +322,7 @@ class CropPolicy(LightningModule):
 
     def _roll_out(
         self,
-        images: Sequence[Image.Image],
-        questions: Sequence[str],
+        encoded: Prompt,
         group_size: int,
         forced: Tensor | None,
         temperature: float | None,
@@ -328,13 +331,13 @@ class CropPolicy(LightningModule):
     ) -> Rollouts:
         if group_size < 1:
             raise UserError(f"group_size must be at least 1, not {group_size}")
-        shape = (len(images), group_size)
+        shape = (len(encoded.mask), group_size)
         if forced is None:
             forced = torch.full(shape, FREE)
         if tuple(forced.shape) != shape:
             raise ValueError(f"forced is {tuple(forced.shape)}, but B and G are {shape}")
         with evaluating(self):
-            prompt, reasoning = self._reason(images, questions, temperature, generator)
+            prompt, reasoning = self._reason(encoded, temperature, generator)
             plan = self.tokens.plan(forced.to(prompt.mask.device), self.max_new_tokens)
             with self.stage("prefill"):
                 with torch.set_grad_enabled(keep_prefill):
@@ -380,16 +383,11 @@ class CropPolicy(LightningModule):
         return self.compiled[1]
 
     def _reason(
-        self,
-        images: Sequence[Image.Image],
-        questions: Sequence[str],
-        temperature: float | None,
-        generator: torch.Generator | None,
+        self, prompt: Prompt, temperature: float | None, generator: torch.Generator | None
     ) -> tuple[Prompt, list[str]]:
         """What answers go on from, and the reasoning in it."""
-        prompt = self.encode(images, questions)
         if not self.reasoning_tokens:
-            return prompt, [""] * len(images)
+            return prompt, [""] * len(prompt.mask)
         with self.stage("reasoning"):
             return with_reasoning(
                 self.base,

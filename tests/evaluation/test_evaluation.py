@@ -61,6 +61,16 @@ def test_a_crop_that_several_methods_choose_is_embedded_once(evaluator, monkeypa
     assert len(embedded) == len(chosen) < sum(o.box_unit is not None for o in outcomes)
 
 
+def test_queries_are_encoded_once_for_the_policy_before_and_after(policy, monkeypatch) -> None:
+    batch, encoded = colour_batch(), []
+    plain = policy.encode
+    monkeypatch.setattr(
+        policy, "encode", lambda *queries: encoded.append(queries) or plain(*queries)
+    )
+    module(policy).evaluator.outcomes(batch)
+    assert encoded == [(batch.images, batch.questions)]
+
+
 def test_every_method_answers_every_query_once(evaluator) -> None:
     outcomes = evaluator.outcomes(colour_batch())
     rows = [(outcome.method, outcome.key) for outcome in outcomes]

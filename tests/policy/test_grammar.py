@@ -107,7 +107,8 @@ def test_jumping_ahead_changes_nothing(policy, images, temperature, monkeypatch)
     )
     if temperature is None:
         with torch.no_grad():
-            rollouts = policy._roll_out(images, QUESTIONS, group, forced, None, None)
+            prompt = policy.encode(images, QUESTIONS)
+            rollouts = policy._roll_out(prompt, group, forced, None, None)
     else:
         noise = torch.Generator().manual_seed(3)
         rollouts = policy.sample(images, QUESTIONS, group, forced, noise)

@@ -120,7 +120,7 @@ def test_it_stops_where_it_closes(folder, images, monkeypatch) -> None:
     monkeypatch.setattr(decode, "_pick", lambda logits, *_: torch.full((len(logits),), next(steps)))
     with policy.adapter(True), torch.no_grad():
         policy.eval()
-        _, reasoning = policy._reason(images, QUESTIONS, None, None)
+        _, reasoning = policy._reason(policy.encode(images, QUESTIONS), None, None)
     assert reasoning == ["ab"] * 3
     assert len(list(steps)) == len(letters)
     monkeypatch.setattr(decode, "_pick", pick)
