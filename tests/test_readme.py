@@ -50,12 +50,12 @@ OURS = [c[1:] for c in commands() if Path(c[0]).name == "regionr1"]
 OTHERS = [c for c in commands() if Path(c[0]).name != "regionr1"]
 
 
-def variants() -> dict[str, list[str]]:
-    """Options of every `NAME: OPTIONS` that is shown for scripts/experiment, by name."""
+def variants() -> list[list[str]]:
+    """Options of every `NAME: OPTIONS` that is shown for scripts/experiment, once."""
     shown = [part for command in OTHERS for part in command]
     shown += re.findall('"(.+: .+)"', (ROOT / "scripts" / "experiment").read_text().split('"""')[1])
-    found = (re.fullmatch(r"([\w.-]+): (--.+)", text) for text in shown)
-    return {match[1]: shlex.split(match[2]) for match in found if match}
+    found = (re.fullmatch(r"[\w.-]+: (--.+)", text) for text in dict.fromkeys(shown))
+    return [shlex.split(match[1]) for match in found if match]
 
 
 def check_options(model: dict) -> None:
@@ -72,7 +72,7 @@ def check_options(model: dict) -> None:
     )
 
 
-FITS = [["fit", *RECIPE, *options] for options in variants().values()]
+FITS = [["fit", *RECIPE, *options] for options in variants()]
 
 
 @pytest.mark.parametrize("args", [*(a for a in OURS if a[0] in VERBS), *FITS], ids=ids)
