@@ -17,6 +17,7 @@ from regionr1.algorithm.decision import (
     corrected_advantages,
     decision_entropy,
     expected_reward,
+    logistic_decision,
     region_weight,
 )
 from regionr1.algorithm.kl import decision_kl, k3_value, kl_k3
@@ -227,9 +228,12 @@ def step_loss(
         "clip_ratio/region_mean": stats.clip_low + stats.clip_high,
     }
     if objective.decision == "exact":
-        expected = _expected(group, now)
-        loss = loss - expected.mean()
+        rewards = _decision_rewards(group)
+        expected = expected_reward(now.log_p_full, now.log_p_region, *rewards)
         logged["reward"] = expected.detach().mean()
+        if objective.estimator.decision_loss == "logistic":
+            expected = logistic_decision(now.log_p_full, now.log_p_region, *rewards)
+        loss = loss - expected.mean()
     if objective.estimator.decision_entropy > 0:
         entropy = decision_entropy(now.log_p_full, now.log_p_region)
         loss = loss - objective.estimator.decision_entropy * entropy.mean()
@@ -242,16 +246,11 @@ def step_loss(
     return loss, logged
 
 
-def _expected(group: Group, now: Scored) -> Tensor:
+def _decision_rewards(group: Group) -> tuple[Tensor, Tensor, Tensor]:
+    """(B,) rewards of FULL, of REGION (the boxes' mean) and of neither."""
     if group.full_reward is None or group.other_reward is None:
         raise ValueError("the exact decision needs the rewards of FULL and of neither")
-    return expected_reward(
-        now.log_p_full,
-        now.log_p_region,
-        group.full_reward,
-        group.rewards.mean(1),
-        group.other_reward,
-    )
+    return group.full_reward, group.rewards.mean(1), group.other_reward
 
 
 def _kl(

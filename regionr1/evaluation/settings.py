@@ -112,6 +112,7 @@ COUNTS_IF: dict[str, Callable[[Config], bool]] = {
     "model.reward.labels": _VOTED,
     "model.advantage.baseline": _both(_SAMPLED, _UNCORRECTED),
     "model.advantage.scale_rewards": _UNCORRECTED,
+    "model.estimator.decision_loss": _is("model.decision", "exact"),
     "model.estimator.region_floor": _both(_is("model.decision", "exact"), _above(_FLOOR)),
     "model.loss.importance_sampling_level": _RATIO,
     "model.loss.epsilon_low": _both(_RATIO, _is(_LOSS, *_CLIPPED)),

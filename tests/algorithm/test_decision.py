@@ -10,6 +10,8 @@ from dataclasses import fields
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from regionr1.algorithm.advantages import AdvantageOptions
 from regionr1.algorithm.decision import (
@@ -17,6 +19,7 @@ from regionr1.algorithm.decision import (
     corrected_advantages,
     decision_entropy,
     expected_reward,
+    logistic_decision,
     region_weight,
 )
 from regionr1.algorithm.losses import LossOptions
@@ -201,6 +204,59 @@ def test_a_tied_group_still_teaches_the_decision() -> None:
     assert log_p.grad[:, 0].tolist() == pytest.approx([0.9 * 1.2, 0.1 * 1.7])
 
 
+def test_a_logistic_decision_by_hand() -> None:
+    """FULL earns 0.2 with p = 0.9, REGION 0.7 with p = 0.1: the mistake costs 0.5."""
+    log_p = torch.tensor([[0.9], [0.1]], dtype=torch.float64).log().requires_grad_()
+    once = torch.ones(1, dtype=torch.float64)
+    value = logistic_decision(log_p[0], log_p[1], 0.2 * once, 0.7 * once, -once)
+    assert value.item() == pytest.approx(0.5 * math.log(0.1) + 1.7)
+    value.backward()
+    # d/dz of 0.5 log sigmoid(z) is 0.5 * 0.9; what is readable adds 1.7 of either's probability.
+    assert log_p.grad[:, 0].tolist() == pytest.approx([-0.45 + 0.9 * 1.7, 0.45 + 0.1 * 1.7])
+
+
+@given(
+    gaps=st.lists(st.integers(-8, 8), min_size=1, max_size=6).filter(lambda gaps: sum(gaps) != 0)
+)
+def test_a_logistic_decision_prefers_what_earns_more_on_average(gaps) -> None:
+    """Queries that look alike share one z; the slope at z = 0 says on which side the best one is."""
+    region = torch.tensor(gaps, dtype=torch.float64) / 8
+    gain, loss = region.clamp(min=0).sum(), (-region).clamp(min=0).sum()
+    none = torch.zeros_like(region)
+
+    def slope(odds: torch.Tensor) -> float:
+        z = odds.clone().requires_grad_()
+        full, of_region = (none - z).sigmoid().log(), (none + z).sigmoid().log()
+        logistic_decision(full, of_region, none, region, none - 1).sum().backward()
+        return z.grad.item()
+
+    assert math.copysign(1, slope(none[0])) == math.copysign(1, sum(gaps))
+    if gain and loss:  # else the best z is at infinity
+        assert slope((gain / loss).log()) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_logistic_decision_learns_where_the_policy_is_sure_and_wrong() -> None:
+    """Of two that earn alike it teaches only to be readable, as the expected reward does."""
+    parts = {}
+    for loss in (expected_reward, logistic_decision):
+        for region in (0.3, 0.8):
+            logits = torch.tensor([[6.0, -2.0, 0.5]], dtype=torch.float64, requires_grad=True)
+            full, of_region, _ = logits.log_softmax(1).unbind(1)
+            rewards = torch.tensor([[0.3], [region], [-1.0]], dtype=torch.float64)
+            loss(full, of_region, *rewards).sum().backward()
+            parts[loss, region] = logits.grad[0]
+    torch.testing.assert_close(parts[expected_reward, 0.3], parts[logistic_decision, 0.3])
+    assert parts[expected_reward, 0.8][REGION] < 0.001
+    assert parts[logistic_decision, 0.8][REGION] > 0.4
+
+
+def test_a_logistic_decision_leaves_boxes_alone() -> None:
+    plain, _ = estimate(STARTS["even"], "exact")
+    logistic, _ = estimate(STARTS["even"], "exact", decision_loss="logistic")
+    torch.testing.assert_close(logistic[3:], plain[3:])
+    assert not logistic[:3].allclose(plain[:3])
+
+
 def test_the_entropy_bonus_pulls_to_even_odds() -> None:
     even = torch.tensor([0.3]).log()
     assert decision_entropy(even, even).item() == pytest.approx(math.log(2))
@@ -216,8 +272,9 @@ def test_the_entropy_bonus_pulls_to_even_odds() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("odds", [-200.0, -30.0, 30.0, 200.0])
-def test_a_certain_decision_has_finite_gradients(odds, dtype) -> None:
-    """p(FULL) at 0 and at 1, as logits of that precision give it."""
+@pytest.mark.parametrize("decision_loss", ["expected", "logistic"])
+def test_a_certain_decision_has_finite_gradients(decision_loss, odds, dtype) -> None:
+    """p(FULL) at 0 and at 1, as logits of that precision give it; `logistic` mends a mistake."""
     logits = torch.tensor([[odds, 0.0, -300.0]], dtype=dtype, requires_grad=True)
     logp = logits.float().log_softmax(-1)
     now = Scored(torch.zeros(1, 2, 1) + 0 * logp.sum(), logp[:, 0], logp[:, 1])
@@ -227,13 +284,17 @@ def test_a_certain_decision_has_finite_gradients(odds, dtype) -> None:
         torch.tensor([0.2]), torch.tensor([-1.0]),
     )  # fmt: skip
     reference = Scored(*(tensor.detach() for tensor in now))
-    settings = objective_of(decision="exact", decision_entropy=0.1, kl_weight=0.1)
+    settings = objective_of(
+        decision="exact", decision_loss=decision_loss, decision_entropy=0.1, kl_weight=0.1
+    )
     loss, logged = loss_of(settings, group, now, reference=reference)
     loss.backward()
     assert loss.isfinite() and logits.grad.isfinite().all()
     assert logged["reward"].item() == pytest.approx(0.2 if odds > 0 else 0.4)
     assert logged["kl"].abs() < 1e-6
-    assert logits.grad.abs().max() < 1e-6, "a certain decision is flat"
+    cost = 0.2 if decision_loss == "logistic" and odds > 0 else 0.0  # REGION earns 0.2 more
+    flat = pytest.approx([cost, -cost, 0.0], abs=1e-6, rel=1e-2)  # bfloat16 has 3 digits
+    assert logits.grad[0].tolist() == flat, "a certain decision is flat"
     assert region_weight(now.log_p_region, 0.25).item() == pytest.approx(0.25 if odds > 0 else 1.0)
 
 
@@ -302,6 +363,7 @@ def test_corrected_advantages_by_hand() -> None:
         ({"decision": "forced"}, "'forced'"),
         ({"decision": "exact", "balanced_correction": True}, "decision=balanced"),
         ({"decision": "exact", "stratified": 0.5}, "stratified"),
+        ({"decision": "exact", "decision_loss": "hinge"}, "decision_loss is 'hinge'"),
         ({"balanced_correction": True, "stratified": 0.5}, "exclude"),
         ({"stratified": 0.5, "baseline": "leave_one_out"}, "set model.advantage.baseline to mean"),
         ({"stratified": 1.5}, "stratified is 1.5"),
