@@ -177,6 +177,8 @@ def quiet_optuna() -> None:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # A trial that fails or is interrupted has its sentence; Optuna would add a traceback.
+    logging.getLogger("optuna.study").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     logging.getLogger("alembic").setLevel(logging.WARNING)
 

@@ -219,7 +219,7 @@ def test_a_logistic_decision_by_hand() -> None:
     gaps=st.lists(st.integers(-8, 8), min_size=1, max_size=6).filter(lambda gaps: sum(gaps) != 0)
 )
 def test_a_logistic_decision_prefers_what_earns_more_on_average(gaps) -> None:
-    """Queries that look alike share one z; the slope at z = 0 says on which side the best one is."""
+    """Queries that look alike share one z; the slope at 0 tells the side of the best one."""
     region = torch.tensor(gaps, dtype=torch.float64) / 8
     gain, loss = region.clamp(min=0).sum(), (-region).clamp(min=0).sum()
     none = torch.zeros_like(region)

@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import logging
 from pathlib import Path
 
 import optuna
@@ -204,10 +205,12 @@ class Interrupted(MadeUpTraining):
         super().__call__(job, channel)
 
 
-def test_an_interrupted_trial_is_run_again(workspace: Path, capsys) -> None:
+def test_an_interrupted_trial_is_run_again(workspace: Path, capsys, caplog, monkeypatch) -> None:
+    monkeypatch.setattr(logging.getLogger("optuna"), "propagate", True)  # to caplog
     with pytest.raises(KeyboardInterrupt):
         sweep(Interrupted(), 3)
     assert "regionr1 sweep sweep.yaml" in capsys.readouterr().out
+    assert not caplog.records, "a sentence, without Optuna's traceback"
     sweep(MadeUpTraining(), 3)
     trials = study().trials
     states = [trial.state for trial in trials]
