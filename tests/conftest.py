@@ -2,10 +2,15 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+
+# As in scripts/test, for a plain pytest; read when the library is imported, so before all else.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 import shape_contracts
 from made import Made
 
