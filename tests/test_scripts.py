@@ -6,7 +6,9 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from checkout import ROOT
@@ -116,6 +118,22 @@ def test_a_failing_install_says_so_and_leaves_no_stamp(tmp_path: Path) -> None:
     assert len(installed(tmp_path, "torch==")) == 1
 
 
+def test_experiment_says_that_runs_are_of_several_commits() -> None:
+    def run(name: str, commit: str, dirty: str = "no") -> SimpleNamespace:
+        tags = {"mlflow.source.git.commit": commit, "git.dirty": dirty}
+        return SimpleNamespace(data=SimpleNamespace(tags=tags), info=SimpleNamespace(run_name=name))
+
+    script = ModuleType("experiment")
+    loader = SourceFileLoader("experiment", str(SCRIPTS / "experiment"))
+    script.__file__ = loader.path
+    loader.exec_module(script)
+    note = script.of_several_commits
+    one, two = run("exact-seed0", "a" * 40), run("exact-seed1", "b" * 40)
+    assert note([one, one]) == ""
+    assert "aaaaaaa: exact-seed0; bbbbbbb: exact-seed1\n" in note([one, two])
+    assert "aaaaaaa with changes: exact-seed2" in note([one, run("exact-seed2", "a" * 40, "yes")])
+
+
 @pytest.mark.slow
 def test_experiment_trains_once_and_reports(builtin_shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "experiment"
@@ -146,6 +164,7 @@ def test_experiment_trains_once_and_reports(builtin_shards: Path, tmp_path: Path
     again = call(*command, cwd=tmp_path)
     assert again.returncode == 0 and "balanced-seed4: finished before" in again.stdout
     assert json.loads((out / "results.json").read_text()) == results
+    assert "several commits" not in again.stdout
 
     other = call(*command, "--model.group_size", 4, cwd=tmp_path)
     assert other.returncode == 1 and "other settings" in other.stderr
