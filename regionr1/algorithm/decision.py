@@ -105,8 +105,15 @@ def logistic_decision(
 ) -> Tensor:
     """What `logistic` maximises in the decision, (B,); differentiable in the two logarithms.
 
-    Arguments are those of `expected_reward`. An answer that begins as neither loses what the better
-    of the two would have earned, in expectation: that part is `expected_reward`'s own.
+    An answer that begins as neither loses what the better of the two would have earned, as in the
+    expected reward.
+
+    Args:
+        log_p_full: (B,) log pi(FULL).
+        log_p_region: (B,) log pi(REGION).
+        full_reward: (B,) R_F.
+        region_reward: (B,) mean reward of the query's REGION rollouts.
+        other_reward: (B,) R_O.
     """
     full, region, other = full_reward.detach(), region_reward.detach(), other_reward.detach()
     gap = region - full

@@ -73,7 +73,7 @@ def test_the_first_setting_is_the_papers(monkeypatch) -> None:
     point, *_ = read_plan(Path("sweeps/lora_lr.yaml")).enqueue
     assert point["model.policy.lora_rank"] == paper["policy"]["init_args"]["lora_rank"]
     assert point["model.optimizer.lr"] == paper["optimizer"]["init_args"]["lr"]
-    (point,) = read_plan(Path("sweeps/decision.yaml")).enqueue
+    point, *_ = read_plan(Path("sweeps/decision.yaml")).enqueue
     assert point["model.decision"] == paper["decision"]
     assert point["model.advantage.scale_rewards"] == paper["advantage"]["scale_rewards"]
 
