@@ -3,6 +3,7 @@
 The training folder and the system's temporary folder lie on two filesystems, as on a cluster.
 """
 
+import functools
 import multiprocessing
 import os
 import random
@@ -68,6 +69,15 @@ def intact(folder: Path) -> int:
     return len(files)
 
 
+def await_checkpoints(process: multiprocessing.Process, folder: Path, count: int) -> None:
+    """Waits for that many new ones: by the clock alone a busy machine would kill all or none."""
+    files = functools.partial(folder.glob, "mlruns/regionr1/*/checkpoints/step-*.ckpt")
+    before, seen = set(files()), set()
+    while len(seen) < count and process.exitcode is None:
+        seen |= set(files()) - before
+        time.sleep(0.005)
+
+
 def resumable(folder: Path) -> list[str]:
     """The run that has a checkpoint, as `--resume` takes it; a new run where there is none."""
     found = list(folder.glob("mlruns/regionr1/*/checkpoints/step-*.ckpt"))
@@ -93,17 +103,16 @@ def test_kills_at_random_moments(workspace: Path, migrated_db: Path, capsys) -> 
         (folder / "run.yaml").write_text(config)
         folders.append(folder)
     plain, *killed = folders
-    begin = time.monotonic()
     process = start(plain, resumable(plain))
     process.join()
-    length = time.monotonic() - begin
     assert process.exitcode == 0, (plain / "log").read_text()
 
     chance, count = random.Random(20261125), Counter[str]()
     for folder in killed:
         for _ in range(3):
             process = start(folder, resumable(folder))
-            process.join(chance.uniform(0.2, 0.9) * length)
+            await_checkpoints(process, folder, chance.randrange(STEPS // 4))
+            process.join(chance.uniform(0.0, 0.05))
             signum = chance.choice([signal.SIGKILL, signal.SIGTERM])
             if process.exitcode is None:
                 os.kill(process.pid, signum)
