@@ -27,7 +27,7 @@ REGION is preferred exactly where it earns more on average, as the expected rewa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -74,24 +74,33 @@ class EstimatorOptions:
             )
 
 
+class DecisionRewards(NamedTuple):
+    """What each decision about a query earns.
+
+    Attributes:
+        full: (B,) R_F.
+        region: (B,) V, the mean reward of the query's REGION rollouts.
+        other: (B,) R_O, of an answer that begins as neither.
+    """
+
+    full: Tensor
+    region: Tensor
+    other: Tensor
+
+
 def expected_reward(
     log_p_full: Tensor,
     log_p_region: Tensor,
-    full_reward: Tensor,
-    region_reward: Tensor,
-    other_reward: Tensor,
+    rewards: DecisionRewards,
 ) -> Tensor:
     """The policy's expected reward of each query, (B,); differentiable in the two logarithms.
 
     Args:
         log_p_full: (B,) log pi(FULL).
         log_p_region: (B,) log pi(REGION).
-        full_reward: (B,) R_F.
-        region_reward: (B,) mean reward of the query's REGION rollouts.
-        other_reward: (B,) R_O.
+        rewards: What each decision earns.
     """
-    full, region = full_reward.detach(), region_reward.detach()
-    other = other_reward.detach()
+    full, region, other = (reward.detach() for reward in rewards)
     # p itself, not log p, carries the gradient: it is finite and right at p = 0 and p = 1.
     return other + log_p_full.exp() * (full - other) + log_p_region.exp() * (region - other)
 
@@ -99,9 +108,7 @@ def expected_reward(
 def logistic_decision(
     log_p_full: Tensor,
     log_p_region: Tensor,
-    full_reward: Tensor,
-    region_reward: Tensor,
-    other_reward: Tensor,
+    rewards: DecisionRewards,
 ) -> Tensor:
     """What `logistic` maximises in the decision, (B,); differentiable in the two logarithms.
 
@@ -111,11 +118,9 @@ def logistic_decision(
     Args:
         log_p_full: (B,) log pi(FULL).
         log_p_region: (B,) log pi(REGION).
-        full_reward: (B,) R_F.
-        region_reward: (B,) mean reward of the query's REGION rollouts.
-        other_reward: (B,) R_O.
+        rewards: What each decision earns.
     """
-    full, region, other = full_reward.detach(), region_reward.detach(), other_reward.detach()
+    full, region, other = (reward.detach() for reward in rewards)
     gap = region - full
     right = gap.abs() * logsigmoid((log_p_region - log_p_full) * gap.sign())
     readable = log_p_full.exp() + log_p_region.exp()

@@ -13,6 +13,7 @@ from regionr1.algorithm.advantages import (
     stratified_advantages,
 )
 from regionr1.algorithm.decision import (
+    DecisionRewards,
     EstimatorOptions,
     corrected_advantages,
     decision_entropy,
@@ -229,11 +230,12 @@ def step_loss(
     }
     if objective.decision == "exact":
         rewards = _decision_rewards(group)
-        expected = expected_reward(now.log_p_full, now.log_p_region, *rewards)
+        expected = expected_reward(now.log_p_full, now.log_p_region, rewards)
         logged["reward"] = expected.detach().mean()
-        if objective.estimator.decision_loss == "logistic":
-            expected = logistic_decision(now.log_p_full, now.log_p_region, *rewards)
-        loss = loss - expected.mean()
+        if objective.estimator.decision_loss == "expected":
+            loss = loss - expected.mean()
+        else:
+            loss = loss - logistic_decision(now.log_p_full, now.log_p_region, rewards).mean()
     if objective.estimator.decision_entropy > 0:
         entropy = decision_entropy(now.log_p_full, now.log_p_region)
         loss = loss - objective.estimator.decision_entropy * entropy.mean()
@@ -246,11 +248,10 @@ def step_loss(
     return loss, logged
 
 
-def _decision_rewards(group: Group) -> tuple[Tensor, Tensor, Tensor]:
-    """(B,) rewards of FULL, of REGION (the boxes' mean) and of neither."""
+def _decision_rewards(group: Group) -> DecisionRewards:
     if group.full_reward is None or group.other_reward is None:
         raise ValueError("the exact decision needs the rewards of FULL and of neither")
-    return group.full_reward, group.rewards.mean(1), group.other_reward
+    return DecisionRewards(group.full_reward, group.rewards.mean(1), group.other_reward)
 
 
 def _kl(

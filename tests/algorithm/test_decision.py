@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from regionr1.algorithm.advantages import AdvantageOptions
 from regionr1.algorithm.decision import (
+    DecisionRewards,
     EstimatorOptions,
     corrected_advantages,
     decision_entropy,
@@ -200,7 +201,8 @@ def test_a_tied_group_still_teaches_the_decision() -> None:
     """All boxes alike, but better than FULL: no other estimator of one decision sees that."""
     log_p = torch.tensor([[0.9], [0.1]], dtype=torch.float64).log().requires_grad_()
     once = torch.ones(1, dtype=torch.float64)
-    expected_reward(log_p[0], log_p[1], 0.2 * once, 0.7 * once, -once).backward()
+    rewards = DecisionRewards(0.2 * once, 0.7 * once, -once)
+    expected_reward(log_p[0], log_p[1], rewards).backward()
     assert log_p.grad[:, 0].tolist() == pytest.approx([0.9 * 1.2, 0.1 * 1.7])
 
 
@@ -208,7 +210,8 @@ def test_a_logistic_decision_by_hand() -> None:
     """FULL earns 0.2 with p = 0.9, REGION 0.7 with p = 0.1: the mistake costs 0.5."""
     log_p = torch.tensor([[0.9], [0.1]], dtype=torch.float64).log().requires_grad_()
     once = torch.ones(1, dtype=torch.float64)
-    value = logistic_decision(log_p[0], log_p[1], 0.2 * once, 0.7 * once, -once)
+    rewards = DecisionRewards(0.2 * once, 0.7 * once, -once)
+    value = logistic_decision(log_p[0], log_p[1], rewards)
     assert value.item() == pytest.approx(0.5 * math.log(0.1) + 1.7)
     value.backward()
     # d/dz of 0.5 log sigmoid(z) is 0.5 * 0.9; what is readable adds 1.7 of either's probability.
@@ -227,7 +230,8 @@ def test_a_logistic_decision_prefers_what_earns_more_on_average(gaps) -> None:
     def slope(odds: torch.Tensor) -> float:
         z = odds.clone().requires_grad_()
         full, of_region = (none - z).sigmoid().log(), (none + z).sigmoid().log()
-        logistic_decision(full, of_region, none, region, none - 1).sum().backward()
+        rewards = DecisionRewards(none, region, none - 1)
+        logistic_decision(full, of_region, rewards).sum().backward()
         return z.grad.item()
 
     assert math.copysign(1, slope(none[0])) == math.copysign(1, sum(gaps))
@@ -243,7 +247,7 @@ def test_a_logistic_decision_learns_where_the_policy_is_sure_and_wrong() -> None
             logits = torch.tensor([[6.0, -2.0, 0.5]], dtype=torch.float64, requires_grad=True)
             full, of_region, _ = logits.log_softmax(1).unbind(1)
             rewards = torch.tensor([[0.3], [region], [-1.0]], dtype=torch.float64)
-            loss(full, of_region, *rewards).sum().backward()
+            loss(full, of_region, DecisionRewards(*rewards)).sum().backward()
             parts[loss, region] = logits.grad[0]
     torch.testing.assert_close(parts[expected_reward, 0.3], parts[logistic_decision, 0.3])
     assert parts[expected_reward, 0.8][REGION] < 0.001
